@@ -1,0 +1,59 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/batch.h"
+#include "data/row.h"
+#include "recipes/schema/recipe.h"
+
+namespace tune {
+
+/// All rows of a recipe's data sets, tokenised, behind a memory-mapped cache. Immutable; thread-safe.
+class TokenDataset {
+ public:
+  virtual ~TokenDataset() = default;
+  virtual std::int64_t size() const = 0;  // rows
+  virtual RowView row(std::int64_t index) const = 0;
+  virtual Place place(std::int64_t index) const = 0;
+  virtual std::int64_t source(std::int64_t index) const = 0;  // index into DataOptions::datasets
+  virtual std::int64_t length(std::int64_t index) const { return static_cast<std::int64_t>(row(index).ids.size()); }
+};
+
+/// Deals the rows out. What an optimizer step sees is a pure function of (data set, options, seed, step): the position
+/// in the data is the step number, so there is no other state to save.
+class Loader {
+ public:
+  /// The data set must outlive the loader. Error{Fault::data} when there is no row.
+  Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train);
+
+  /// Optimizer steps of the whole run (max_steps, or all epochs, the last step of an epoch may be short).
+  std::int64_t total_steps() const;
+  std::int64_t steps_per_epoch() const;  // of the first epoch
+  std::int64_t tokens_per_epoch() const;
+  double epoch_at(std::int64_t step) const;  // 1.5 = in the middle of the second epoch
+
+  /// The micro-batches of optimizer step `step` (from 0), at most gradient_accumulation_steps of them.
+  std::vector<PackedBatch> step(std::int64_t step) const;
+
+  /// Tokens of the largest micro-batch of the run: what memory has to be planned for.
+  std::int64_t max_micro_batch_tokens() const;
+
+ private:
+  struct Epoch;
+  const Epoch& epoch(std::int64_t number) const;
+
+  const TokenDataset& dataset_;
+  const DataOptions data_;
+  const TrainOptions train_;
+  mutable std::vector<std::unique_ptr<Epoch>> epochs_;
+  std::vector<std::int64_t> first_step_of_epoch_;
+  std::int64_t total_steps_ = 0;
+};
+
+/// The whole data set in its own order, `rows_per_batch` documents a batch (packing has no say here), for evaluation.
+std::vector<PackedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
+                                            std::int64_t max_tokens_per_batch);
+
+}  // namespace tune

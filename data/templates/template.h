@@ -1,0 +1,46 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/row.h"
+#include "data/tokenizer/tokenizer.h"
+#include "recipes/schema/recipe.h"
+
+namespace tune {
+
+struct Message {
+  std::string role;  // system | user | assistant
+  std::string content;
+};
+
+/// A piece of the rendered text; the mask is born here and only carried on.
+struct Span {
+  std::string text;
+  bool trained = false;
+};
+
+/// A prompt format. render() gives, joined, byte for byte what transformers' apply_chat_template gives for the same
+/// conversation and the model's own template.
+class ChatTemplate {
+ public:
+  virtual ~ChatTemplate() = default;
+  virtual std::string_view name() const = 0;
+  /// add_generation_prompt: end where the assistant's next answer begins. Error{Fault::data} (no place; the caller knows
+  /// it) for conversations the format cannot express.
+  virtual std::vector<Span> render(const std::vector<Message>& messages, const Tokenizer& tokenizer, TrainOn train_on,
+                                   bool add_generation_prompt) const = 0;
+  /// The Jinja text that goes into exported tokenizer files.
+  virtual std::string_view jinja() const = 0;
+};
+
+/// zephyr, llama2, chatml, alpaca, none. Error{Fault::recipe} with 'did you mean' for any other name.
+const ChatTemplate& find_template(std::string_view name);
+std::vector<std::string> template_names();
+
+/// Encodes the joined text in one go (as transformers does), then marks as trained every token that begins in a trained
+/// span. Makes sure that every trained turn ends in a trained end-of-turn token: EOS is appended where the format has none.
+Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos);
+
+}  // namespace tune

@@ -1,0 +1,122 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace tune {
+
+// A recipe as plain structs, one a section of the YAML file. A section is the option struct itself: it is handed to the
+// code that works with it and never translated into a second one. The defaults stand here and nowhere else.
+// Enum values are spelled as in the YAML file (an underscore where YAML has a hyphen).
+
+enum class Dtype { fp32, bf16, fp16 };
+enum class Stage { pretrain, sft };
+enum class AdapterType { none, lora };
+enum class Overflow { error, drop, truncate, split };
+enum class TrainOn { assistant, last, all };
+enum class DatasetType { chat, alpaca, prompt_completion, text };
+enum class Scheduler { constant, linear, cosine, wsd };
+enum class Optimizer { adamw, sgd };
+enum class Device { automatic, cpu, cuda };
+enum class ExportFormat { adapter, hf, gguf, gguf_lora };
+enum class Quant { f32, f16, bf16, q8_0 };
+
+struct ModelOptions {
+  std::string base_model;  // folder in Hugging Face layout, or one .gguf file
+  std::optional<Dtype> dtype;  // of the weights in memory; default: as train.precision says
+};
+
+struct AdapterOptions {
+  AdapterType type = AdapterType::lora;  // none = full fine-tuning
+  std::int64_t lora_r = 16;
+  double lora_alpha = 32;
+  double lora_dropout = 0.0;
+  /// module names such as q_proj, or the one word "all-linear" (every linear layer of the decoder but lm_head)
+  std::vector<std::string> lora_target_modules = {"all-linear"};
+  std::string init_adapter;  // a PEFT folder to start from; empty = fresh A, B = 0
+};
+
+struct DatasetOptions {
+  std::string path;  // .jsonl .json .csv .parquet .txt, each also .gz or .zst
+  DatasetType type = DatasetType::chat;
+  double weight = 1.0;                            // share of rows against the other data sets; 1 = every row once an epoch
+  std::map<std::string, std::string> field_names;  // our name -> the name in the file, e.g. {prompt: q, completion: a}
+  std::map<std::string, std::string> field_roles;  // role in the file -> system | user | assistant
+  std::int64_t holdout_every = 0;  // k > 0: only rows whose index (from 0) % k == k - 1 (eval), or all but those (train)
+};
+
+struct DataOptions {
+  std::string chat_template = "chatml";  // zephyr llama2 chatml alpaca none
+  std::int64_t max_length = 2048;        // tokens
+  Overflow overflow = Overflow::error;
+  bool packing = true;
+  TrainOn train_on = TrainOn::assistant;
+  std::vector<DatasetOptions> datasets;
+  std::vector<DatasetOptions> eval_datasets;
+  std::string cache_dir;  // of tokenised data; empty = output_dir/cache
+};
+
+struct TrainOptions {
+  double num_train_epochs = 1.0;
+  std::int64_t max_steps = 0;  // > 0 wins over num_train_epochs
+  // two of the three are given, the third is derived by the reader; all are > 0 afterwards
+  std::int64_t global_batch_size = 0;
+  std::int64_t per_device_train_batch_size = 0;
+  std::int64_t gradient_accumulation_steps = 0;
+  double learning_rate = 2.0e-4;
+  Scheduler lr_scheduler_type = Scheduler::cosine;
+  double warmup_ratio = 0.0;
+  std::int64_t warmup_steps = 0;  // > 0 wins over warmup_ratio
+  double decay_ratio = 0.1;       // wsd only: share of the steps in the final decay
+  Optimizer optim = Optimizer::adamw;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_epsilon = 1.0e-8;
+  double weight_decay = 0.0;
+  double max_grad_norm = 1.0;  // 0 = no clipping
+  bool gradient_checkpointing = false;
+  Dtype precision = Dtype::bf16;
+  Device device = Device::automatic;
+  std::int64_t seed = 42;
+  bool deterministic = true;
+};
+
+struct EvalOptions {
+  std::int64_t eval_steps = 0;  // 0 = only at step 0 and at the end
+  std::int64_t per_device_eval_batch_size = 8;
+  std::vector<std::string> sample_prompts;  // answered before and after training
+  std::int64_t sample_max_tokens = 96;
+};
+
+struct SaveOptions {
+  std::int64_t save_steps = 0;  // 0 = only at the end
+  std::int64_t save_total_limit = 3;
+};
+
+struct LoggingOptions {
+  std::int64_t logging_steps = 1;
+  std::vector<std::string> report_to = {"jsonl", "tensorboard"};
+};
+
+struct ExportOptions {
+  ExportFormat format = ExportFormat::adapter;
+  Quant quant = Quant::bf16;
+};
+
+struct Recipe {
+  std::string file;  // where it was read from, for messages
+  ModelOptions model;
+  Stage stage = Stage::sft;
+  AdapterOptions adapter;
+  DataOptions data;
+  TrainOptions train;
+  EvalOptions eval;
+  SaveOptions save;
+  LoggingOptions logging;
+  std::vector<ExportOptions> exports;  // `export:` in YAML
+  std::string output_dir = "runs/default";
+};
+
+}  // namespace tune

@@ -1,0 +1,27 @@
+#pragma once
+#include <string>
+#include <vector>
+
+namespace tune {
+
+/// One verb of the command line. run gets the arguments behind the verb; returns the exit code; throws Error.
+struct Verb {
+  const char* name;
+  const char* summary;  // one line for `tune --help`
+  int (*run)(const std::vector<std::string>& arguments);
+};
+
+/// In the order of `tune --help`. The list is in tools/main.cpp; each function in verbs/<name>.cpp.
+const std::vector<Verb>& verbs();
+
+int run_verb(const std::vector<std::string>& arguments);
+int plan_verb(const std::vector<std::string>& arguments);
+int recipes_verb(const std::vector<std::string>& arguments);
+int data_verb(const std::vector<std::string>& arguments);
+int eval_verb(const std::vector<std::string>& arguments);
+int generate_verb(const std::vector<std::string>& arguments);
+int export_verb(const std::vector<std::string>& arguments);
+int inspect_verb(const std::vector<std::string>& arguments);
+int doctor_verb(const std::vector<std::string>& arguments);
+
+}  // namespace tune

@@ -1,0 +1,22 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+namespace tune {
+
+// Dense products through the fastest library at hand: oneDNN for fp32 on the CPU (2.2 x ATen's MKL on AMD), ATen's
+// choice (oneDNN for bf16, cuBLAS on CUDA) otherwise. Operands: 2-D, same dtype and device, rows contiguous.
+// Same shapes and operands give the same bits, always.
+
+/// x [m, k] times weight [n, k] transposed -> [m, n]
+at::Tensor matmul_nt(const at::Tensor& x, const at::Tensor& weight);
+/// dy [m, n] times weight [n, k] -> [m, k]
+at::Tensor matmul_nn(const at::Tensor& dy, const at::Tensor& weight);
+/// dy [m, n] transposed times x [m, k] -> [n, k]
+at::Tensor matmul_tn(const at::Tensor& dy, const at::Tensor& x);
+/// y [m, n] += alpha * a [m, k] times b [k, n], any strides of b; in place
+void add_matmul_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha);
+
+/// "oneDNN" or "ATen": which library fp32 products on the CPU go to (recorded in run.json; decides the last bits).
+const char* fp32_matmul_library();
+
+}  // namespace tune

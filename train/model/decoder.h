@@ -1,0 +1,85 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoints/huggingface/model_config.h"
+#include "checkpoints/weights.h"
+#include "data/batch.h"
+#include "recipes/schema/recipe.h"
+
+namespace tune {
+
+/// One trained tensor. `value` is what the forward reads; where that is not fp32 the optimizer works on `master` and
+/// value is rounded from it after each step. gradient [as value] fp32, summed over micro-batches, zero after a step.
+struct Parameter {
+  std::string name;  // PEFT's key for adapters ("base_model.model.….lora_A.weight"), the Hugging Face name else
+  at::Tensor value;
+  at::Tensor master;  // fp32; the same tensor as value when value is fp32
+  at::Tensor gradient;
+  bool decays = true;  // false for norms: weight decay leaves them alone
+};
+
+struct DecoderOptions {
+  Dtype dtype = Dtype::bf16;      // of weights and activations
+  std::string device = "cpu";     // as at::Device reads it
+  AdapterOptions adapter;         // type none: every weight is trained
+  bool training = true;           // false: no gradient buffers, nothing is trained
+  bool gradient_checkpointing = false;
+  std::int64_t seed = 42;         // of the adapter's initial values and dropout
+};
+
+/// The Llama family: pre-norm blocks of grouped-query attention and SwiGLU. Forward and backward are written out by hand,
+/// layer by layer: the tape is the list of saved tensors, nothing else is kept. One thread at a time.
+class Decoder {
+ public:
+  /// Reads every weight named by `config` from `weights` straight into place.
+  /// Error{Fault::data} names every missing, surplus or misshapen tensor at once.
+  Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options);
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  const ModelConfig& config() const;
+  const DecoderOptions& options() const;
+  std::int64_t parameter_count() const;  // of the base model
+  std::vector<Parameter>& trained();     // in a fixed order
+
+  /// False: the base model's own output (evaluation before tuning, merge checks).
+  void set_adapter_enabled(bool enabled);
+
+  /// Hidden states after the final norm, [tokens, hidden]. With keep, saves what backward() needs.
+  at::Tensor forward(const PackedBatch& batch, bool keep);
+
+  /// d_hidden [rows, hidden]: gradient for the rows `row_index` [rows] int64 of the last forward's result; all other
+  /// rows have none. Adds to the gradients of trained(), then forgets what was kept.
+  void backward(const at::Tensor& d_hidden, const at::Tensor& row_index);
+
+  /// lm_head [vocab, hidden] and, where it is trained, its fp32 gradient (else undefined).
+  const at::Tensor& head_weight() const;
+  at::Tensor head_gradient();
+
+  /// Dropout's counter: the masks of micro-batch n of step s are a function of (seed, s, n).
+  void set_step(std::int64_t step, std::int64_t micro_batch);
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+struct Loss {
+  double sum = 0;  // of negative log-likelihoods over trained tokens, natural log
+  std::int64_t trained_tokens = 0;
+};
+
+/// Supervised objective: forward, loss over labelled positions and, with `backward`, gradients of scale * sum.
+Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, bool backward);
+
+/// log-probability inputs for judges and generation: logits [rows, vocab] fp32 of the given rows of the batch.
+at::Tensor logits(Decoder& decoder, const PackedBatch& batch, const std::vector<std::int64_t>& rows);
+
+}  // namespace tune

@@ -1,0 +1,39 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoints/huggingface/model_config.h"
+#include "data/loader.h"
+#include "recipes/schema/recipe.h"
+
+namespace tune {
+
+struct MemoryItem {
+  std::string name;  // "base weights", "gradients", "optimizer", "activations", ...
+  std::int64_t bytes = 0;
+};
+
+/// What is known before the first step. Printed, stored in run.json, compared with the measured peak at the end.
+struct Plan {
+  std::int64_t steps = 0;
+  std::int64_t steps_per_epoch = 0;
+  std::int64_t tokens_per_epoch = 0;
+  std::int64_t micro_batch_tokens = 0;  // the largest
+  std::int64_t parameters = 0;
+  std::int64_t trainable_parameters = 0;
+  std::vector<MemoryItem> memory;  // at the moment of the peak
+  std::int64_t peak_bytes() const;
+};
+
+/// Parameters that the recipe trains; all of them without an adapter.
+std::int64_t total_parameters(const ModelConfig& config);
+std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter);
+
+/// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for unknown ones.
+std::vector<std::string> adapted_modules(const AdapterOptions& adapter);
+
+/// loader may be null (no data at hand): then steps come from max_steps and every micro-batch is taken as full.
+Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* loader);
+
+}  // namespace tune
