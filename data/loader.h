@@ -52,8 +52,15 @@ class Loader {
   std::int64_t total_steps_ = 0;
 };
 
-/// The whole data set in its own order, `rows_per_batch` documents a batch (packing has no say here), for evaluation.
-std::vector<PackedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
+/// Rows of one source only.
+struct SourcedBatch {
+  std::int64_t source = 0;  // as TokenDataset::source
+  PackedBatch rows;
+};
+
+/// The whole data set in its own order, for evaluation: at most `rows_per_batch` documents a batch and, as far as rows
+/// are not longer, max_tokens_per_batch tokens (packing has no say here).
+std::vector<SourcedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
                                             std::int64_t max_tokens_per_batch);
 
 }  // namespace tune

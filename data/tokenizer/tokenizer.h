@@ -26,6 +26,9 @@ class Tokenizer {
   /// Added and special tokens spelled in the text become their ids, as transformers does. Adds no BOS or EOS.
   virtual Encoding encode(std::string_view text) const = 0;
 
+  /// Special tokens spelled in the text stay plain text, as SentencePiece and a bare `tokenizers` model do.
+  virtual Encoding encode_plain(std::string_view text) const { return encode(text); }
+
   /// BOS in front where the model's files ask for it (add_bos_token).
   Encoding encode_with_bos(std::string_view text) const;
 

@@ -13,7 +13,9 @@ at::Tensor matmul_nt(const at::Tensor& x, const at::Tensor& weight);
 at::Tensor matmul_nn(const at::Tensor& dy, const at::Tensor& weight);
 /// dy [m, n] transposed times x [m, k] -> [n, k]
 at::Tensor matmul_tn(const at::Tensor& dy, const at::Tensor& x);
-/// y [m, n] += alpha * a [m, k] times b [k, n], any strides of b; in place
+/// y [m, n] = a [m, k] times b [k, n], any strides of a and b: for callers that own a buffer
+void matmul_into_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b);
+/// y [m, n] += alpha * a [m, k] times b [k, n], any strides of a and b; in place
 void add_matmul_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha);
 
 /// "oneDNN" or "ATen": which library fp32 products on the CPU go to (recorded in run.json; decides the last bits).

@@ -18,8 +18,8 @@ namespace tune {
 /// value is rounded from it after each step. gradient [as value] fp32, summed over micro-batches, zero after a step.
 struct Parameter {
   std::string name;  // PEFT's key for adapters ("base_model.model.….lora_A.weight"), the Hugging Face name else
-  at::Tensor value;
-  at::Tensor master;  // fp32; the same tensor as value when value is fp32
+  at::Tensor value;   // may be a strided view
+  at::Tensor master;  // fp32, contiguous; the very same tensor as value where that is fp32 and contiguous
   at::Tensor gradient;
   bool decays = true;  // false for norms: weight decay leaves them alone
 };
@@ -33,12 +33,18 @@ struct DecoderOptions {
   std::int64_t seed = 42;         // of the adapter's initial values and dropout
 };
 
+/// Keys and values of one growing sequence, a tensor [tokens, 2 * kv_heads * head_dim] a layer.
+struct KeyValueCache {
+  std::vector<at::Tensor> layers;
+  std::int64_t tokens = 0;
+};
+
 /// The Llama family: pre-norm blocks of grouped-query attention and SwiGLU. Forward and backward are written out by hand,
 /// layer by layer: the tape is the list of saved tensors, nothing else is kept. One thread at a time.
 class Decoder {
  public:
-  /// Reads every weight named by `config` from `weights` straight into place.
-  /// Error{Fault::data} names every missing, surplus or misshapen tensor at once.
+  /// Reads every weight named by `config` from `weights` straight into place. The weights have been checked
+  /// (check_tensors); Error{Fault::data} names a tensor that holds NaN or infinity, or an adapter that does not fit.
   Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options);
   ~Decoder();
   Decoder(const Decoder&) = delete;
@@ -63,23 +69,17 @@ class Decoder {
   const at::Tensor& head_weight() const;
   at::Tensor head_gradient();
 
-  /// Dropout's counter: the masks of micro-batch n of step s are a function of (seed, s, n).
+  /// Dropout's counter: the masks of micro-batch n of step s are a function of (seed, s, n). Evaluation: no_dropout().
   void set_step(std::int64_t step, std::int64_t micro_batch);
+  void no_dropout();
+
+  /// Generation. Hidden states after the final norm of the ids that follow what `cache` holds; the cache grows by them.
+  /// More than one id at a time only into an empty cache.
+  at::Tensor forward_cached(const std::vector<std::int32_t>& ids, KeyValueCache& cache);
 
  private:
   struct Parts;
   std::unique_ptr<Parts> parts_;
 };
-
-struct Loss {
-  double sum = 0;  // of negative log-likelihoods over trained tokens, natural log
-  std::int64_t trained_tokens = 0;
-};
-
-/// Supervised objective: forward, loss over labelled positions and, with `backward`, gradients of scale * sum.
-Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, bool backward);
-
-/// log-probability inputs for judges and generation: logits [rows, vocab] fp32 of the given rows of the batch.
-at::Tensor logits(Decoder& decoder, const PackedBatch& batch, const std::vector<std::int64_t>& rows);
 
 }  // namespace tune

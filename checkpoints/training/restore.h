@@ -1,0 +1,50 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoints/safetensors/reader.h"
+
+namespace tune {
+
+struct Manifest;
+
+/// A whole checkpoint: every file was compared with the manifest before this object came to be. Its files are mapped;
+/// spans live as long as it does and are aligned to their element size.
+class LoadedCheckpoint {
+ public:
+  /// Opens the files of a manifest that check_files() has passed; load_checkpoint() does both.
+  LoadedCheckpoint(const std::filesystem::path& folder, const Manifest& manifest);
+
+  const std::filesystem::path& folder() const { return folder_; }
+  std::int64_t step() const { return step_; }
+  const std::map<std::string, std::string>& facts() const { return facts_; }
+
+  /// Bytes by the names of TrainingState; empty when there is no such tensor.
+  std::span<const std::byte> weight(std::string_view name) const;
+  std::span<const std::byte> optimizer(std::string_view name) const;
+
+ private:
+  std::filesystem::path folder_;
+  std::int64_t step_ = 0;
+  std::map<std::string, std::string> facts_;
+  std::vector<SafetensorsFile> weights_;
+  SafetensorsFile optimizer_;
+};
+
+/// Checks and opens one checkpoint. Error{Fault::data} naming the file and what is wrong with it.
+LoadedCheckpoint load_checkpoint(const std::filesystem::path& folder);
+
+/// The newest checkpoint of output_dir that is whole. Damaged ones are passed over; file and reason are added to
+/// `warnings`. Nothing when there is no checkpoint folder at all. Error{Fault::data} when there are some but none is
+/// whole: a run must not begin anew behind the user's back.
+std::optional<LoadedCheckpoint> find_newest_checkpoint(const std::filesystem::path& output_dir,
+                                                       std::vector<std::string>* warnings);
+
+}  // namespace tune

@@ -1,0 +1,58 @@
+#include "checkpoints/training/retention.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <string>
+#include <string_view>
+
+#include "checkpoints/files/atomic_folder.h"
+
+namespace tune {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::string_view kPrefix = "checkpoint-";
+
+/// -1 for any other name.
+std::int64_t step_of(std::string_view name) {
+  if (!name.starts_with(kPrefix)) return -1;
+  name.remove_prefix(kPrefix.size());
+  std::int64_t step = -1;
+  const auto parsed = std::from_chars(name.data(), name.data() + name.size(), step);
+  return parsed.ec == std::errc{} && parsed.ptr == name.data() + name.size() ? step : -1;
+}
+
+}  // namespace
+
+fs::path checkpoint_path(const fs::path& output_dir, std::int64_t step) {
+  return output_dir / fmt::format("{}{}", kPrefix, step);
+}
+
+std::map<std::int64_t, fs::path> list_checkpoints(const fs::path& output_dir) {
+  std::map<std::int64_t, fs::path> checkpoints;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(output_dir, ignored)) {
+    const std::int64_t step = step_of(entry.path().filename().string());
+    if (step >= 0 && entry.is_directory()) checkpoints.emplace(step, entry.path());
+  }
+  return checkpoints;
+}
+
+void retain_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit) {
+  auto checkpoints = list_checkpoints(output_dir);
+  while (save_total_limit > 0 && static_cast<std::int64_t>(checkpoints.size()) > save_total_limit) {
+    remove_atomically(checkpoints.begin()->second);
+    checkpoints.erase(checkpoints.begin());
+  }
+  remove_leftovers(output_dir);
+}
+
+void remove_checkpoints(const fs::path& output_dir) {
+  for (const auto& [step, path] : list_checkpoints(output_dir)) remove_atomically(path);
+  remove_leftovers(output_dir);
+}
+
+}  // namespace tune

@@ -1,0 +1,60 @@
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "recipes/schema/error.h"
+#include "tools/verbs/arguments.h"
+#include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/verbs.h"
+#include "train/evaluate.h"
+#include "train/inputs.h"
+
+namespace tune {
+namespace {
+
+nlohmann::ordered_json as_json(const Score& score) {
+  return {{"loss", score.loss()}, {"perplexity", score.perplexity()}, {"tokens", score.tokens}};
+}
+
+void print_table(const Evaluation& evaluation) {
+  fmt::print("{:>10} {:>12} {:>10}  {}\n", "loss", "perplexity", "tokens", "source");
+  for (const auto& [source, score] : evaluation.sources)
+    fmt::print("{:>10.4f} {:>12.3f} {:>10}  {}\n", score.loss(), score.perplexity(), score.tokens, source);
+  const Score& total = evaluation.total;
+  fmt::print("{:>10.4f} {:>12.3f} {:>10}  all\n", total.loss(), total.perplexity(), total.tokens);
+}
+
+}  // namespace
+
+int eval_verb(const std::vector<std::string>& arguments) {
+  namespace po = boost::program_options;
+  po::options_description options("Options");
+  add_recipe_options(options);
+  options.add_options()("adapter", po::value<std::string>(),
+                        "PEFT folder, or none for the base model; default: output_dir/final where it exists")(
+      "model", po::value<std::string>(), "another model than the recipe's")("json", "one JSON object on stdout");
+  po::variables_map values;
+  if (!parse_arguments(arguments, "eval", "Loss, perplexity and tokens per source on the recipe's eval_datasets.",
+                       "tune eval --recipe quickstart --adapter runs/quickstart/final --json", options, values))
+    return 0;
+  Recipe recipe = recipe_argument(values);
+  if (recipe.data.eval_datasets.empty())
+    throw Error{Fault::recipe, {recipe.file}, "the recipe has no data.eval_datasets", "add one, or --set data.eval_datasets[0].path=FILE"};
+  if (values.count("model") != 0) recipe.model.base_model = values["model"].as<std::string>();
+  choose_adapter(recipe, values.count("adapter") != 0 ? values["adapter"].as<std::string>() : "");
+
+  const Inputs inputs = open_inputs(recipe, false);
+  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, false));
+  const Evaluation evaluation = evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets,
+                                         recipe.eval.per_device_eval_batch_size);
+  if (values.count("json") == 0) {
+    print_table(evaluation);
+    return 0;
+  }
+  nlohmann::ordered_json json = as_json(evaluation.total);
+  for (const auto& [source, score] : evaluation.sources) json["sources"][source] = as_json(score);
+  fmt::print("{}\n", json.dump());
+  return 0;
+}
+
+}  // namespace tune

@@ -1,0 +1,56 @@
+#include <fmt/format.h>
+
+#include "recipes/schema/error.h"
+#include "tools/verbs/arguments.h"
+#include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/verbs.h"
+#include "train/inputs.h"
+
+namespace tune {
+
+int generate_verb(const std::vector<std::string>& arguments) {
+  namespace po = boost::program_options;
+  po::options_description options("Options");
+  options.add_options()("model", po::value<std::string>(), "Hugging Face folder or .gguf file")(
+      "adapter", po::value<std::string>()->default_value("none"), "PEFT folder, or none")(
+      "prompt", po::value<std::string>(), "the question")("template", po::value<std::string>()->default_value("chatml"),
+                                                          "the chat template it was trained with")(
+      "max-tokens", po::value<std::int64_t>()->default_value(128), "length of the answer at most")(
+      "temperature", po::value<double>()->default_value(0.0), "0 = always the most likely token")(
+      "seed", po::value<std::int64_t>()->default_value(0), "of the sampling")(
+      "dtype", po::value<std::string>()->default_value("bf16"), "bf16 or fp32")(
+      "compare", "the base model's answer, too");
+  po::variables_map values;
+  if (!parse_arguments(arguments, "generate", "Answers one prompt in the training template.",
+                       "tune generate --model models/smollm2.gguf --adapter runs/quickstart/final --prompt 'What is a bygglov?'",
+                       options, values))
+    return 0;
+  for (const char* required : {"model", "prompt"})
+    if (values.count(required) == 0)
+      throw Error{Fault::recipe, {}, fmt::format("--{} is missing", required), "see tune generate --help"};
+  const std::string dtype = values["dtype"].as<std::string>();
+  if (dtype != "bf16" && dtype != "fp32")
+    throw Error{Fault::recipe, {}, fmt::format("--dtype is {}; it may be bf16 or fp32", dtype), ""};
+
+  Recipe recipe;
+  recipe.model.base_model = values["model"].as<std::string>();
+  recipe.data.chat_template = values["template"].as<std::string>();
+  recipe.train.precision = dtype == "bf16" ? Dtype::bf16 : Dtype::fp32;
+  choose_adapter(recipe, values["adapter"].as<std::string>());
+  const Inputs inputs = open_inputs(recipe, false);
+  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, false));
+  const auto ask = [&] {
+    return answer(*decoder, inputs, values["prompt"].as<std::string>(), values["max-tokens"].as<std::int64_t>(),
+                  values["seed"].as<std::int64_t>(), values["temperature"].as<double>());
+  };
+  const std::string tuned = ask();
+  if (values.count("compare") == 0) {
+    fmt::print("{}\n", tuned);
+    return 0;
+  }
+  decoder->set_adapter_enabled(false);
+  fmt::print("base:  {}\ntuned: {}\n", ask(), tuned);
+  return 0;
+}
+
+}  // namespace tune

@@ -1,0 +1,54 @@
+#include "tools/verbs/recipe_argument.h"
+
+#include <fmt/format.h>
+
+#include "checkpoints/peft/adapter_config.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/lookup.h"
+#include "recipes/schema/reader.h"
+
+namespace tune {
+
+void add_recipe_options(boost::program_options::options_description& options) {
+  namespace po = boost::program_options;
+  options.add_options()("recipe", po::value<std::string>(), "recipe file, or the name of a shipped one")(
+      "set", po::value<std::vector<std::string>>()->default_value({}, "")->composing(),
+      "key.path=value, overrides a key of the recipe; repeatable");
+}
+
+Recipe recipe_argument(const boost::program_options::variables_map& values) {
+  if (values.count("recipe") == 0)
+    throw Error{Fault::recipe, {}, "no recipe given", "name one: --recipe quickstart; `tune recipes ls` lists those shipped"};
+  std::vector<Override> overrides;
+  for (const std::string& text : values["set"].as<std::vector<std::string>>()) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0)
+      throw Error{Fault::recipe, {}, fmt::format("--set {} has no '='", text), "write --set key.path=value"};
+    overrides.push_back({text.substr(0, equals), text.substr(equals + 1)});
+  }
+  std::vector<std::string> notes;
+  Recipe recipe = read_recipe(find_recipe(values["recipe"].as<std::string>(), TUNE_RECIPES_DIR), overrides, &notes);
+  for (const std::string& note : notes) fmt::print(stderr, "{}\n", note);
+  return recipe;
+}
+
+void choose_adapter(Recipe& recipe, const std::string& adapter) {
+  std::filesystem::path folder = adapter;
+  if (adapter.empty()) {
+    folder = std::filesystem::path(recipe.output_dir) / "final";
+    if (std::filesystem::exists(folder / "config.json")) recipe.model.base_model = folder.string();
+    if (!std::filesystem::exists(folder / kAdapterConfigFile)) folder = "none";
+  }
+  recipe.adapter = {};
+  recipe.adapter.type = AdapterType::none;
+  if (folder == "none") return;
+  const AdapterConfig config = read_adapter_config(folder);
+  recipe.adapter = {.type = AdapterType::lora,
+                    .lora_r = config.r,
+                    .lora_alpha = config.scale() * static_cast<double>(config.r),  // rsLoRA's scale folded in
+                    .lora_dropout = 0,
+                    .lora_target_modules = config.target_modules,
+                    .init_adapter = folder.string()};
+}
+
+}  // namespace tune

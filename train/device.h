@@ -1,0 +1,18 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "recipes/schema/recipe.h"
+
+namespace tune {
+
+/// "cpu" or "cuda:0". Error{Fault::recipe} when cuda is asked for and this program or machine has none.
+std::string chosen_device(Device wanted);
+
+/// "AMD EPYC, 2 threads" or the GPU's name: for run.json and progress.
+std::string device_name(const std::string& device);
+
+/// Peak of this process's memory so far: resident set on the CPU, allocator's peak on CUDA. Bytes.
+std::int64_t peak_memory_bytes(const std::string& device);
+
+}  // namespace tune

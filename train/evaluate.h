@@ -1,0 +1,30 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "data/loader.h"
+#include "recipes/schema/recipe.h"
+#include "train/model/decoder.h"
+
+namespace tune {
+
+/// Mean negative log-likelihood over trained tokens, natural log.
+struct Score {
+  double loss_sum = 0;
+  std::int64_t tokens = 0;
+  double loss() const { return tokens > 0 ? loss_sum / static_cast<double>(tokens) : 0.0; }
+  double perplexity() const;
+};
+
+struct Evaluation {
+  Score total;
+  std::map<std::string, Score> sources;  // by the path of the data set
+};
+
+/// Scores every row of `dataset`, `rows_per_batch` documents at a time. `sources` are the data sets it was made from.
+Evaluation evaluate(Decoder& decoder, const TokenDataset& dataset, const std::vector<DatasetOptions>& sources,
+                    std::int64_t rows_per_batch);
+
+}  // namespace tune

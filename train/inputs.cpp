@@ -1,0 +1,65 @@
+#include "train/inputs.h"
+
+#include <fmt/format.h>
+
+#include "checkpoints/huggingface/model_tensors.h"
+#include "data/dataset.h"
+#include "recipes/schema/error.h"
+#include "train/device.h"
+#include "train/model/generate.h"
+
+namespace tune {
+
+Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
+  Inputs inputs;
+  inputs.base = open_base_model(recipe.model.base_model);
+  inputs.tokenizer = open_tokenizer(inputs.base.path);
+  if (inputs.tokenizer->vocab_size() > inputs.base.config.vocab_size)
+    throw Error{Fault::data,
+                {inputs.base.path.string()},
+                fmt::format("the tokenizer has {} ids, the model has rows for {}", inputs.tokenizer->vocab_size(),
+                            inputs.base.config.vocab_size),
+                "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
+  inputs.chat_template = &find_template(recipe.data.chat_template);
+  const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
+    return tokenize(recipe.data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage,
+                    inputs.base.config.max_position_embeddings, nullptr);
+  };
+  if (with_train_rows) inputs.train_rows = rows(recipe.data.datasets, false);
+  if (!recipe.data.eval_datasets.empty()) inputs.evaluation_rows = rows(recipe.data.eval_datasets, true);
+  return inputs;
+}
+
+DecoderOptions decoder_options(const Recipe& recipe, bool training) {
+  return {.dtype = recipe.model.dtype.value_or(recipe.train.precision),
+          .device = chosen_device(recipe.train.device),
+          .adapter = recipe.adapter,
+          .training = training,
+          .gradient_checkpointing = recipe.train.gradient_checkpointing,
+          .seed = recipe.train.seed};
+}
+
+std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options) {
+  check_tensors(base.config, *base.weights, base.path.string());
+  return std::make_unique<Decoder>(base.config, *base.weights, options);
+}
+
+std::vector<std::int32_t> stop_ids(const BaseModel& base, const Tokenizer& tokenizer) {
+  std::vector<std::int32_t> ids;
+  for (const std::int64_t id : base.config.eos_token_ids) ids.push_back(static_cast<std::int32_t>(id));
+  if (tokenizer.eos_id) ids.push_back(*tokenizer.eos_id);
+  return ids;
+}
+
+std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question, std::int64_t max_tokens,
+                   std::int64_t seed, double temperature) {
+  const std::vector<Span> spans =
+      inputs.chat_template->render({{"user", question}}, *inputs.tokenizer, TrainOn::assistant, true);
+  const Row prompt = encode_spans(spans, *inputs.tokenizer, inputs.tokenizer->add_bos);
+  const std::vector<std::int32_t> ids =
+      generate(decoder, prompt.ids, stop_ids(inputs.base, *inputs.tokenizer),
+               {.max_tokens = max_tokens, .temperature = temperature, .seed = seed});
+  return inputs.tokenizer->decode(ids);
+}
+
+}  // namespace tune

@@ -1,0 +1,40 @@
+#pragma once
+#include <memory>
+#include <optional>
+
+#include "checkpoints/base_model.h"
+#include "data/loader.h"
+#include "data/templates/template.h"
+#include "data/tokenizer/tokenizer.h"
+#include "recipes/schema/recipe.h"
+#include "train/model/decoder.h"
+
+namespace tune {
+
+/// Everything a recipe names, opened and checked: what there is to know before a weight is loaded.
+struct Inputs {
+  BaseModel base;
+  std::unique_ptr<Tokenizer> tokenizer;
+  const ChatTemplate* chat_template = nullptr;
+  std::unique_ptr<TokenDataset> train_rows;       // null when only evaluation was asked for
+  std::unique_ptr<TokenDataset> evaluation_rows;  // null without eval_datasets
+};
+
+/// Error{Fault::data} for models and data, among them a tokenizer that has ids the model has no row for.
+Inputs open_inputs(const Recipe& recipe, bool with_train_rows = true);
+
+/// What the decoder has to know of the recipe. device auto becomes cuda where there is one.
+/// Error{Fault::recipe} when cuda is asked for and there is none.
+DecoderOptions decoder_options(const Recipe& recipe, bool training);
+
+/// Checks every tensor's name and shape, then loads.
+std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options);
+
+/// Ids that end an answer: the model's own EOS ids and the tokenizer's.
+std::vector<std::int32_t> stop_ids(const BaseModel& base, const Tokenizer& tokenizer);
+
+/// The answer to one question, in the recipe's template.
+std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question, std::int64_t max_tokens,
+                   std::int64_t seed, double temperature);
+
+}  // namespace tune

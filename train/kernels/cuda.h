@@ -1,0 +1,31 @@
+#pragma once
+#include "train/kernels/attention.h"
+#include "train/kernels/rms_norm.h"
+#include "train/kernels/rope.h"
+
+// The CUDA halves of the operations in this folder: same promises as their public twins, tensors checked already,
+// work enqueued on the current stream. A build without CUDA links no_cuda.cpp instead, which says so.
+namespace tune::cuda {
+
+RmsNormResult rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+RmsNormResult add_rms_norm_(at::Tensor& residual, const at::Tensor& delta, const at::Tensor& weight, double eps);
+void rms_norm_backward_add_(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& inv_rms, const at::Tensor& d_weight);
+at::Tensor rms_norm_recompute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inv_rms);
+
+void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const at::Tensor& positions, const RopeTable& table,
+           bool inverse);
+
+at::Tensor swiglu(const at::Tensor& gate_up);
+void swiglu_backward_(at::Tensor& gate_up, const at::Tensor& d_y);
+
+/// One pass over logits [rows, vocab]: -> losses [rows] fp32; with want_gradient the logits become
+/// (softmax - onehot(label)) * scale.
+at::Tensor cross_entropy_(at::Tensor& logits, const at::Tensor& labels, double scale, bool want_gradient);
+
+AttentionResult attention(const at::Tensor& qkv, const std::vector<std::int32_t>& document_starts,
+                          const AttentionShape& shape);
+at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, const AttentionResult& forward,
+                              const std::vector<std::int32_t>& document_starts, const AttentionShape& shape);
+
+}  // namespace tune::cuda

@@ -1,0 +1,200 @@
+#include "train/model/decoder.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include "recipes/schema/error.h"
+#include "train/kernels/rms_norm.h"
+#include "train/model/dtype.h"
+#include "train/model/layer.h"
+#include "train/model/load.h"
+#include "train/plan/plan.h"
+
+namespace tune {
+
+struct Decoder::Parts {
+  ModelConfig config;
+  DecoderOptions options;
+  at::Tensor embedding, head, final_norm;  // head is embedding where they are tied
+  at::Tensor embedding_master, head_master, final_norm_master;
+  at::Tensor embedding_gradient, head_gradient, final_norm_gradient;
+  std::vector<std::unique_ptr<Layer>> layers;
+  std::vector<Parameter> trained;
+  RopeTable rope;
+  bool adapter_on = true;
+  bool dropout_on = false;
+  std::int64_t step = 0, micro_batch = 0;
+
+  // What backward() needs of the last forward(batch, keep).
+  Sequence sequence;
+  at::Tensor ids;
+  std::vector<LayerTape> tapes;  // with gradient checkpointing only the inputs are filled
+  at::Tensor last_hidden, last_inv_rms;
+
+  Sequence make_sequence(const std::vector<std::int32_t>& positions, std::vector<std::int32_t> document_starts);
+  void collect_trained();
+};
+
+namespace {
+
+at::Tensor on_device(const std::vector<std::int32_t>& values, const DecoderOptions& options) {
+  return at::tensor(values, at::kInt).to(at::Device(options.device));
+}
+
+// One well-mixed number from three small ones (splitmix64's finalizer).
+std::uint64_t mixed(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+  std::uint64_t z = a * 0x9E3779B97F4A7C15ull + b * 0xBF58476D1CE4E5B9ull + c * 0x94D049BB133111EBull + 1;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+Sequence Decoder::Parts::make_sequence(const std::vector<std::int32_t>& positions,
+                                       std::vector<std::int32_t> document_starts) {
+  std::int32_t longest = 0;
+  for (const std::int32_t position : positions) longest = std::max(longest, position + 1);
+  if (!rope.cosine.defined() || rope.cosine.size(0) < longest) {
+    const std::int64_t room = std::max<std::int64_t>(longest, 2 * (rope.cosine.defined() ? rope.cosine.size(0) : 256));
+    rope = make_rope_table(room, config.head_dim, config.rope_theta, at::Device(options.device));
+  }
+  return {.positions = on_device(positions, options),
+          .document_starts = std::move(document_starts),
+          .rope = rope,
+          .adapter_on = adapter_on,
+          .dropout = dropout_on ? options.adapter.lora_dropout : 0.0,
+          .dropout_seed = mixed(static_cast<std::uint64_t>(options.seed), static_cast<std::uint64_t>(step),
+                                static_cast<std::uint64_t>(micro_batch))};
+}
+
+void Decoder::Parts::collect_trained() {
+  const auto add = [&](const char* name, at::Tensor& value, at::Tensor& master, at::Tensor& gradient, bool decays) {
+    master = value.scalar_type() == at::kFloat ? value : value.to(at::kFloat);
+    gradient = at::zeros_like(master);
+    trained.push_back({.name = name, .value = value, .master = master, .gradient = gradient, .decays = decays});
+  };
+  const bool full = options.adapter.type == AdapterType::none;
+  if (full) add("model.embed_tokens.weight", embedding, embedding_master, embedding_gradient, true);
+  for (auto& layer : layers) {
+    if (full) layer->train_weights();
+    layer->append_parameters(trained);
+  }
+  if (!full) return;
+  add("model.norm.weight", final_norm, final_norm_master, final_norm_gradient, false);
+  if (config.tie_word_embeddings)
+    head_gradient = embedding_gradient;
+  else
+    add("lm_head.weight", head, head_master, head_gradient, true);
+}
+
+Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options)
+    : parts_(std::make_unique<Parts>()) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  Parts& p = *parts_;
+  p.config = config;
+  p.options = options;
+  std::vector<WeightSlot> slots;
+  p.embedding = at::empty({config.vocab_size, config.hidden_size}, tensor_options(options));
+  slots.push_back({"model.embed_tokens.weight", p.embedding});
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    p.layers.push_back(std::make_unique<Layer>(config, i, options));
+    Layer& layer = *p.layers.back();
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    slots.push_back({prefix + "input_layernorm.weight", layer.input_norm});
+    slots.push_back({prefix + "post_attention_layernorm.weight", layer.post_attention_norm});
+    for (LinearGroup* group : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
+      for (const LinearModule& module : group->modules())
+        slots.push_back({module.name + ".weight", group->weight().narrow(0, module.first_row, module.rows)});
+  }
+  p.final_norm = at::empty({config.hidden_size}, tensor_options(options));
+  slots.push_back({"model.norm.weight", p.final_norm});
+  p.head = config.tie_word_embeddings ? p.embedding : at::empty_like(p.embedding);
+  if (!config.tie_word_embeddings) slots.push_back({"lm_head.weight", p.head});
+  load_weights(weights, slots);
+
+  const bool has_adapter = options.adapter.type == AdapterType::lora;
+  if (options.training || has_adapter) p.collect_trained();
+  if (has_adapter && !options.adapter.init_adapter.empty()) load_adapter(options.adapter, p.trained);
+}
+
+Decoder::~Decoder() = default;
+
+const ModelConfig& Decoder::config() const { return parts_->config; }
+const DecoderOptions& Decoder::options() const { return parts_->options; }
+std::int64_t Decoder::parameter_count() const { return total_parameters(parts_->config); }
+std::vector<Parameter>& Decoder::trained() { return parts_->trained; }
+void Decoder::set_adapter_enabled(bool enabled) { parts_->adapter_on = enabled; }
+const at::Tensor& Decoder::head_weight() const { return parts_->head; }
+at::Tensor Decoder::head_gradient() { return parts_->head_gradient; }
+
+void Decoder::set_step(std::int64_t step, std::int64_t micro_batch) {
+  parts_->step = step;
+  parts_->micro_batch = micro_batch;
+  parts_->dropout_on = true;
+}
+
+void Decoder::no_dropout() { parts_->dropout_on = false; }
+
+at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  Parts& p = *parts_;
+  p.tapes.clear();
+  p.sequence = p.make_sequence(batch.positions, batch.document_starts);
+  p.ids = on_device(batch.ids, p.options);
+  at::Tensor x = p.embedding.index_select(0, p.ids);
+  if (keep) p.tapes.resize(p.layers.size());
+  const bool checkpointing = p.options.gradient_checkpointing;
+  for (std::size_t i = 0; i < p.layers.size(); ++i) {
+    if (keep && checkpointing) p.tapes[i].input = x;
+    x = p.layers[i]->forward(x, p.sequence, keep && !checkpointing ? &p.tapes[i] : nullptr);
+  }
+  RmsNormResult result = rms_norm(x, p.final_norm, p.config.rms_norm_eps);
+  if (keep) {
+    p.last_hidden = x;
+    p.last_inv_rms = result.inv_rms;
+  }
+  return result.y;
+}
+
+void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  Parts& p = *parts_;
+  TUNE_CHECK(p.tapes.size() == p.layers.size(), "backward without a forward that kept its tape");
+  at::Tensor d_x = at::zeros_like(p.last_hidden);
+  {
+    at::Tensor d_normed = at::zeros_like(p.last_hidden);
+    d_normed.index_copy_(0, row_index, d_hidden);
+    rms_norm_backward_add_(d_x, d_normed, p.last_hidden, p.final_norm, p.last_inv_rms, p.final_norm_gradient);
+    p.last_hidden = p.last_inv_rms = at::Tensor();
+  }
+  const bool embedding_trained = p.embedding_gradient.defined();
+  for (std::size_t i = p.layers.size(); i-- > 0;) {
+    LayerTape& tape = p.tapes[i];
+    if (p.options.gradient_checkpointing) {
+      const at::Tensor input = tape.input;
+      p.layers[i]->forward(input, p.sequence, &tape);
+    }
+    d_x = p.layers[i]->backward(d_x, p.sequence, tape, i > 0 || embedding_trained);
+  }
+  if (embedding_trained) p.embedding_gradient.index_add_(0, p.ids, d_x.to(at::kFloat));
+  p.tapes.clear();
+}
+
+at::Tensor Decoder::forward_cached(const std::vector<std::int32_t>& ids, KeyValueCache& cache) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  Parts& p = *parts_;
+  const auto count = static_cast<std::int32_t>(ids.size());
+  TUNE_CHECK(cache.tokens == 0 || count == 1, "{} ids into a cache of {}", count, cache.tokens);
+  std::vector<std::int32_t> positions(ids.size());
+  for (std::int32_t i = 0; i < count; ++i) positions[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(cache.tokens) + i;
+  no_dropout();
+  const Sequence sequence = p.make_sequence(positions, {0, count});
+  cache.layers.resize(p.layers.size());
+  at::Tensor x = p.embedding.index_select(0, on_device(ids, p.options));
+  for (std::size_t i = 0; i < p.layers.size(); ++i) x = p.layers[i]->forward_cached(x, sequence, cache.layers[i]);
+  cache.tokens += count;
+  return rms_norm(x, p.final_norm, p.config.rms_norm_eps).y;
+}
+
+}  // namespace tune

@@ -1,0 +1,42 @@
+#include "train/model/generate.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include <algorithm>
+
+#include "recipes/schema/error.h"
+#include "train/kernels/matmul.h"
+
+namespace tune {
+
+std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int32_t>& prompt,
+                                   const std::vector<std::int32_t>& stop_ids, const GenerateOptions& options) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const std::int64_t context = decoder.config().max_position_embeddings;
+  const auto asked = static_cast<std::int64_t>(prompt.size());
+  if (prompt.empty()) throw Error{Fault::data, {}, "the prompt is empty", "give at least one token"};
+  if (asked >= context)
+    throw Error{Fault::data, {}, fmt::format("the prompt has {} tokens; the model's context is {}", asked, context),
+                "shorten the prompt"};
+  auto generator = at::detail::createCPUGenerator(static_cast<std::uint64_t>(options.seed));
+  KeyValueCache cache;
+  std::vector<std::int32_t> answer, next = prompt;
+  const std::int64_t room = std::min(options.max_tokens, context - asked);
+  while (static_cast<std::int64_t>(answer.size()) < room) {
+    const at::Tensor hidden = decoder.forward_cached(next, cache);
+    const at::Tensor scores = matmul_nt(hidden.narrow(0, hidden.size(0) - 1, 1), decoder.head_weight()).to(at::kFloat).cpu();
+    const std::int64_t id = options.temperature > 0
+                                ? at::multinomial(at::softmax(scores / options.temperature, -1), 1, false, generator)
+                                      .item<std::int64_t>()
+                                : scores.argmax().item<std::int64_t>();
+    const auto token = static_cast<std::int32_t>(id);
+    if (std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end()) break;
+    answer.push_back(token);
+    next = {token};
+  }
+  return answer;
+}
+
+}  // namespace tune

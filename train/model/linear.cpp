@@ -1,0 +1,148 @@
+#include "train/model/linear.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "recipes/schema/error.h"
+#include "train/kernels/matmul.h"
+#include "train/model/dtype.h"
+
+namespace tune {
+namespace {
+
+std::string leaf(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+// FNV-1a: the same number everywhere, which std::hash does not promise.
+std::uint64_t stream_of(const std::string& name, std::int64_t seed) {
+  std::uint64_t hash = 14695981039346656037ull ^ static_cast<std::uint64_t>(seed);
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return hash;
+}
+
+std::string peft_key(const std::string& module, const char* factor) {
+  return "base_model.model." + module + "." + factor + ".weight";
+}
+
+}  // namespace
+
+LinearGroup::LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options)
+    : modules_(std::move(modules)) {
+  std::int64_t rows = 0;
+  for (LinearModule& module : modules_) {
+    module.first_row = rows;
+    rows += module.rows;
+  }
+  weight_ = at::empty({rows, in_features}, tensor_options(options));
+}
+
+void LinearGroup::add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options) {
+  for (LinearModule& module : modules_)
+    if (std::find(targets.begin(), targets.end(), leaf(module.name)) != targets.end()) module.adapter = adapted_++;
+  if (adapted_ == 0) return;
+  rank_ = options.adapter.lora_r;
+  scale_ = options.adapter.lora_alpha / static_cast<double>(rank_);
+  const auto fp32 = weight_.options().dtype(at::kFloat);
+  lora_a_ = at::zeros({adapted_ * rank_, weight_.size(1)}, weight_.options());
+  lora_b_ = at::zeros({weight_.size(0), adapted_ * rank_}, weight_.options());
+  lora_a_master_ = weight_.scalar_type() == at::kFloat ? lora_a_ : at::zeros_like(lora_a_, fp32);
+  const double bound = 1.0 / std::sqrt(static_cast<double>(weight_.size(1)));
+  for (const LinearModule& module : modules_) {
+    if (module.adapter < 0) continue;
+    // a stream of its own for each module: adding a target module leaves the others' initial values alone
+    auto generator = at::detail::createCPUGenerator(stream_of(module.name, options.seed));
+    at::Tensor initial = at::empty({rank_, weight_.size(1)}, at::kFloat).uniform_(-bound, bound, generator);
+    lora_a_master_.narrow(0, module.adapter * rank_, rank_).copy_(initial);
+    lora_b_master_.push_back(at::zeros({module.rows, rank_}, fp32));
+  }
+  if (!lora_a_.is_same(lora_a_master_)) lora_a_.copy_(lora_a_master_);
+  if (!options.training) return;
+  lora_a_gradient_ = at::zeros_like(lora_a_master_);
+  for (const at::Tensor& b : lora_b_master_) lora_b_gradient_.push_back(at::zeros_like(b));
+}
+
+void LinearGroup::train_weights() {
+  weight_master_ = weight_.scalar_type() == at::kFloat ? weight_ : weight_.to(at::kFloat);
+  weight_gradient_ = at::zeros_like(weight_master_);
+}
+
+at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const {
+  if (dropout.probability == 0) return x;
+  auto generator = at::detail::createCPUGenerator(dropout.seed + static_cast<std::uint64_t>(adapter));
+  const double keep = 1 - dropout.probability;
+  at::Tensor mask = at::empty(x.sizes(), at::kFloat).bernoulli_(keep, generator).div_(keep);
+  return x * mask.to(x.options());
+}
+
+at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout) const {
+  at::Tensor y = matmul_nt(x, weight_);
+  if (adapted_ == 0 || !adapter_on) return y;
+  at::Tensor projected;
+  if (dropout.probability == 0) {
+    projected = matmul_nt(x, lora_a_);
+  } else {
+    projected = at::empty({x.size(0), adapted_ * rank_}, x.options());
+    for (std::int64_t i = 0; i < adapted_; ++i)
+      projected.narrow(1, i * rank_, rank_).copy_(matmul_nt(dropped(x, i, dropout), lora_a_.narrow(0, i * rank_, rank_)));
+  }
+  add_matmul_(y, projected, lora_b_.t(), scale_);
+  if (down != nullptr) *down = projected;
+  return y;
+}
+
+at::Tensor LinearGroup::backward(const at::Tensor& d_y, const at::Tensor& x, const at::Tensor& down, bool want_d_x,
+                                 const DropoutKey& dropout) {
+  if (weight_gradient_.defined()) weight_gradient_.add_(matmul_tn(d_y, x));
+  at::Tensor d_x;
+  if (want_d_x) d_x = matmul_nn(d_y, weight_);
+  if (adapted_ == 0) return d_x;
+
+  const at::Tensor d_b = matmul_tn(d_y, down);  // only its diagonal blocks belong to the adapters
+  for (const LinearModule& module : modules_) {
+    if (module.adapter < 0) continue;
+    const at::Tensor block = d_b.narrow(0, module.first_row, module.rows).narrow(1, module.adapter * rank_, rank_);
+    lora_b_gradient_[static_cast<std::size_t>(module.adapter)].add_(block, scale_);
+  }
+  const at::Tensor d_down = matmul_nn(d_y, lora_b_).mul_(scale_);
+  if (dropout.probability == 0) {
+    lora_a_gradient_.add_(matmul_tn(d_down, x));
+    if (want_d_x) add_matmul_(d_x, d_down, lora_a_, 1.0);
+    return d_x;
+  }
+  for (std::int64_t i = 0; i < adapted_; ++i) {
+    const at::Tensor part = d_down.narrow(1, i * rank_, rank_).contiguous();
+    lora_a_gradient_.narrow(0, i * rank_, rank_).add_(matmul_tn(part, dropped(x, i, dropout)));
+    if (want_d_x) d_x.add_(dropped(matmul_nn(part, lora_a_.narrow(0, i * rank_, rank_)), i, dropout));
+  }
+  return d_x;
+}
+
+void LinearGroup::append_parameters(std::vector<Parameter>& parameters) {
+  for (const LinearModule& module : modules_) {
+    if (weight_gradient_.defined()) {
+      const at::Tensor value = weight_.narrow(0, module.first_row, module.rows);
+      const bool same = weight_master_.is_same(weight_);
+      parameters.push_back({.name = module.name + ".weight",
+                            .value = value,
+                            .master = same ? value : weight_master_.narrow(0, module.first_row, module.rows),
+                            .gradient = weight_gradient_.narrow(0, module.first_row, module.rows)});
+    }
+    if (module.adapter < 0) continue;
+    const std::int64_t first = module.adapter * rank_;
+    const auto index = static_cast<std::size_t>(module.adapter);
+    const bool trained = lora_a_gradient_.defined();
+    const at::Tensor a = lora_a_.narrow(0, first, rank_);
+    parameters.push_back({.name = peft_key(module.name, "lora_A"),
+                          .value = a,
+                          .master = lora_a_master_.is_same(lora_a_) ? a : lora_a_master_.narrow(0, first, rank_),
+                          .gradient = trained ? lora_a_gradient_.narrow(0, first, rank_) : at::Tensor()});
+    parameters.push_back({.name = peft_key(module.name, "lora_B"),
+                          .value = lora_b_.narrow(0, module.first_row, module.rows).narrow(1, first, rank_),
+                          .master = lora_b_master_[index],
+                          .gradient = trained ? lora_b_gradient_[index] : at::Tensor()});
+  }
+}
+
+}  // namespace tune

@@ -1,0 +1,68 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "train/model/decoder.h"
+
+namespace tune {
+
+/// One linear layer of a group: its rows [first_row, first_row + rows) of the group's weight.
+struct LinearModule {
+  std::string name;  // "model.layers.0.self_attn.q_proj"
+  std::int64_t first_row = 0;
+  std::int64_t rows = 0;
+  std::int64_t adapter = -1;  // its place among the group's adapted modules, -1 = none
+};
+
+/// Which dropout mask: stateless, so that the backward pass and a resumed run draw the same one. 0 = no dropout.
+struct DropoutKey {
+  double probability = 0;
+  std::uint64_t seed = 0;  // of (seed, step, micro-batch, group)
+};
+
+/// Linear layers that read the same input, as one product: y = x W^T + scale * (x A^T) B^T with the modules' weights one
+/// below the other. The adapters' A lie one below the other too; their B are the blocks of one block-diagonal matrix.
+/// (Hu et al. 2021. Four products a group, whatever the number of modules.)
+class LinearGroup {
+ public:
+  LinearGroup() = default;
+
+  /// names and rows of the modules, in order. Storage is allocated, its contents are the caller's business.
+  LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options);
+
+  /// Puts a fresh adapter (A uniform in +-1/sqrt(in), B zero) on the named modules ("q_proj", ...).
+  void add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options);
+
+  /// Allocates fp32 masters (unless the weight is fp32) and gradients for full fine-tuning.
+  void train_weights();
+
+  /// x [tokens, in] -> [tokens, rows]. Into `down` goes x A^T, which the backward needs (undefined without adapter).
+  at::Tensor forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout) const;
+
+  /// Adds to the gradients of what is trained. Returns d_x, undefined unless want_d_x.
+  at::Tensor backward(const at::Tensor& d_y, const at::Tensor& x, const at::Tensor& down, bool want_d_x,
+                      const DropoutKey& dropout);
+
+  void append_parameters(std::vector<Parameter>& parameters);
+
+  const std::vector<LinearModule>& modules() const { return modules_; }
+  at::Tensor& weight() { return weight_; }
+  bool has_adapter() const { return adapted_ > 0; }
+
+ private:
+  at::Tensor dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const;
+
+  std::vector<LinearModule> modules_;
+  at::Tensor weight_;                            // [rows, in]
+  at::Tensor weight_master_, weight_gradient_;   // fp32, full fine-tuning only
+  std::int64_t adapted_ = 0, rank_ = 0;
+  double scale_ = 1;
+  at::Tensor lora_a_, lora_b_;                   // [adapted * r, in], [rows, adapted * r] block-diagonal; compute dtype
+  at::Tensor lora_a_master_, lora_a_gradient_;   // fp32
+  std::vector<at::Tensor> lora_b_master_, lora_b_gradient_;  // [module rows, r] fp32 each
+};
+
+}  // namespace tune

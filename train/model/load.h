@@ -1,0 +1,25 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "checkpoints/weights.h"
+#include "train/model/decoder.h"
+
+namespace tune {
+
+/// Where one stored tensor goes: contiguous memory of the wanted dtype and shape, on any device.
+struct WeightSlot {
+  std::string name;
+  at::Tensor destination;
+};
+
+/// Fills every slot, several at a time. Error{Fault::data} names a tensor that holds NaN or infinity.
+void load_weights(const WeightSource& weights, const std::vector<WeightSlot>& slots);
+
+/// Overwrites the adapter parameters with those of the PEFT folder adapter.init_adapter.
+/// Error{Fault::data} names what is missing, surplus or misshapen, and a different rank.
+void load_adapter(const AdapterOptions& adapter, std::vector<Parameter>& parameters);
+
+}  // namespace tune

@@ -1,0 +1,28 @@
+#include "train/model/tuned_weights.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+
+#include "recipes/schema/error.h"
+#include "train/model/dtype.h"
+
+namespace tune {
+
+TunedWeights::TunedWeights(std::unique_ptr<Decoder> decoder) : decoder_(std::move(decoder)) {
+  for (const Parameter& parameter : decoder_->trained())
+    tensors_.push_back({.name = parameter.name, .dtype = "F32", .shape = parameter.master.sizes().vec()});
+}
+
+void TunedWeights::read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const {
+  for (const Parameter& parameter : decoder_->trained()) {
+    if (parameter.name != name) continue;
+    const at::Tensor host = parameter.master.cpu().to(scalar_type(dtype)).contiguous();
+    TUNE_CHECK(host.nbytes() == destination.size(), "{} bytes for {} of {}", destination.size(), parameter.name, host.nbytes());
+    std::memcpy(destination.data(), host.const_data_ptr(), host.nbytes());
+    return;
+  }
+  TUNE_CHECK(false, "no trained tensor is called {}", name);
+}
+
+}  // namespace tune

@@ -1,0 +1,21 @@
+#pragma once
+#include <memory>
+
+#include "checkpoints/weights.h"
+#include "train/model/decoder.h"
+
+namespace tune {
+
+/// The weights of a fully fine-tuned decoder by their Hugging Face names, read from its fp32 masters.
+class TunedWeights : public WeightSource {
+ public:
+  explicit TunedWeights(std::unique_ptr<Decoder> decoder);
+  const std::vector<TensorInfo>& tensors() const override { return tensors_; }
+  void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override;
+
+ private:
+  std::unique_ptr<Decoder> decoder_;
+  std::vector<TensorInfo> tensors_;
+};
+
+}  // namespace tune

@@ -1,0 +1,39 @@
+#include "train/objectives/supervised.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include "train/kernels/cross_entropy.h"
+#include "train/kernels/matmul.h"
+
+namespace tune {
+
+Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, bool backward) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  std::vector<std::int64_t> rows, labels;
+  for (std::size_t i = 0; i < batch.labels.size(); ++i) {
+    if (batch.labels[i] == kNoLabel) continue;
+    rows.push_back(static_cast<std::int64_t>(i));
+    labels.push_back(batch.labels[i]);
+  }
+  if (rows.empty()) return {};
+
+  at::Tensor hidden = decoder.forward(batch, backward);
+  const at::Tensor row_index = at::tensor(rows, at::kLong).to(hidden.device());
+  const at::Tensor label_tensor = at::tensor(labels, at::kLong).to(hidden.device());
+  hidden = hidden.index_select(0, row_index);
+
+  const CrossEntropyResult result = linear_cross_entropy(hidden, decoder.head_weight(), label_tensor, scale, backward,
+                                                         backward ? decoder.head_gradient() : at::Tensor());
+  if (backward) decoder.backward(result.d_hidden, row_index);
+  return {result.loss_sum, static_cast<std::int64_t>(rows.size())};
+}
+
+at::Tensor logits(Decoder& decoder, const PackedBatch& batch, const std::vector<std::int64_t>& rows) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const at::Tensor hidden = decoder.forward(batch, false);
+  const at::Tensor index = at::tensor(rows, at::kLong).to(hidden.device());
+  return matmul_nt(hidden.index_select(0, index), decoder.head_weight()).to(at::kFloat);
+}
+
+}  // namespace tune

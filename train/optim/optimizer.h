@@ -1,0 +1,35 @@
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "checkpoints/training/state.h"
+#include "recipes/schema/recipe.h"
+#include "train/model/decoder.h"
+
+namespace tune {
+
+/// Updates the masters of the parameters it was made for, rounds them into the values and zeroes the gradients.
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  virtual void step(double learning_rate) = 0;
+  void zero_gradients();
+
+  /// Its tensors, on the host, named "<parameter>.exp_avg" and so on ("<parameter>.master" where values are not fp32).
+  /// The bytes stay valid until the next step.
+  virtual std::vector<NamedBytes> state() = 0;
+
+  /// Finds each tensor of state() by name through `find` (which returns an empty span for an unknown one).
+  /// Error{Fault::data} names a missing tensor or one of another size.
+  using Find = std::function<std::span<const std::byte>(std::string_view name)>;
+  virtual void restore(const Find& find, std::int64_t steps_done) = 0;
+};
+
+/// The parameters must outlive the optimizer.
+std::unique_ptr<Optimizer> make_optimizer(std::vector<Parameter>& parameters, const TrainOptions& options);
+
+}  // namespace tune

@@ -1,0 +1,136 @@
+#include "train/run_record.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/headeronly/version.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoints/files/atomic_file.h"
+#include "checkpoints/files/hash.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/writer.h"
+#include "train/device.h"
+#include "train/kernels/matmul.h"
+
+namespace tune {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// What may change between a run and its continuation without changing what is computed.
+Recipe without_harmless_keys(Recipe recipe) {
+  recipe.file.clear();
+  recipe.save = {};
+  recipe.logging = {};
+  recipe.exports.clear();
+  recipe.output_dir.clear();
+  recipe.data.cache_dir.clear();
+  return recipe;
+}
+
+// Rows as the model sees them: stronger than a hash of the files, blind to how they are stored.
+std::string hash_of(const TokenDataset& rows) {
+  std::string all;
+  for (std::int64_t i = 0; i < rows.size(); ++i) {
+    const RowView row = rows.row(i);
+    all += xxh3_128(std::as_bytes(row.ids));
+    all += xxh3_128(std::as_bytes(row.trained));
+  }
+  return xxh3_128(all);
+}
+
+// Names, types and shapes, and the first bytes of every tensor: enough to tell two base models apart within milliseconds.
+std::string hash_of(const BaseModel& base) {
+  std::string all;
+  for (const TensorInfo& info : base.weights->tensors())
+    all += fmt::format("{} {} {};", info.name, info.dtype, fmt::join(info.shape, ","));
+  const TensorInfo& probe = *base.weights->find("model.norm.weight");
+  std::vector<std::byte> bytes(static_cast<std::size_t>(element_count(probe)) * sizeof(float));
+  base.weights->read(probe.name, Dtype::fp32, bytes);
+  return xxh3_128(all + xxh3_128(bytes));
+}
+
+Json as_json(const Plan& plan) {
+  Json memory = Json::object();
+  for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
+  return {{"steps", plan.steps},
+          {"steps_per_epoch", plan.steps_per_epoch},
+          {"tokens_per_epoch", plan.tokens_per_epoch},
+          {"parameters", plan.parameters},
+          {"trainable_parameters", plan.trainable_parameters},
+          {"peak_bytes", plan.peak_bytes()},
+          {"memory", memory}};
+}
+
+std::string host_name() {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+}  // namespace
+
+RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan)
+    : file_(std::filesystem::path(recipe.output_dir) / "run.json") {
+  facts_ = {{"recipe", xxh3_128(write_recipe(without_harmless_keys(recipe)))},
+            {"data", hash_of(*inputs.train_rows)},
+            {"model", hash_of(inputs.base)},
+            {"threads", std::to_string(at::get_num_threads())},
+            {"fp32_matmul", fp32_matmul_library()},
+            {"libtorch", TORCH_VERSION}};
+  const Json head = {{"host", host_name()},
+                     {"device", device_name(chosen_device(recipe.train.device))},
+                     {"base_model", recipe.model.base_model},
+                     {"facts", facts_},
+                     {"plan", as_json(plan)}};
+  head_ = head.dump();
+  write("{}");
+}
+
+std::map<std::string, std::string> RunRecord::facts() const {
+  std::map<std::string, std::string> facts = facts_;
+  facts["answers_before"] = Json(answers_before).dump();
+  if (before) facts["before"] = Json{before->loss_sum, before->tokens}.dump();
+  return facts;
+}
+
+void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint) {
+  for (const auto& [key, value] : facts_) {
+    const auto stored = facts.find(key);
+    if (stored == facts.end() || stored->second == value) continue;
+    const std::string difference = fmt::format("{} is {} now, {} in the checkpoint", key, value, stored->second);
+    if (key == "recipe" || key == "data" || key == "model")
+      throw Error{key == "recipe" ? Fault::recipe : Fault::data,
+                  {checkpoint.string()},
+                  fmt::format("this is another run: {}", difference),
+                  "put back what was changed, use another output_dir, or start again with --resume never"};
+    fmt::print(stderr, "warning: {}; the last bits of the result may differ\n", difference);
+  }
+  if (const auto it = facts.find("answers_before"); it != facts.end())
+    answers_before = Json::parse(it->second).get<std::vector<std::string>>();
+  if (const auto it = facts.find("before"); it != facts.end()) {
+    const Json pair = Json::parse(it->second);
+    before = Score{pair.at(0).get<double>(), pair.at(1).get<std::int64_t>()};
+  }
+}
+
+void RunRecord::finish(std::int64_t steps, std::int64_t tokens, std::int64_t trained_tokens, double seconds,
+                       std::int64_t peak_bytes) const {
+  write(Json{{"steps", steps},
+             {"tokens", tokens},
+             {"trained_tokens", trained_tokens},
+             {"seconds", seconds},
+             {"peak_bytes", peak_bytes}}
+            .dump());
+}
+
+void RunRecord::write(const std::string& totals) const {
+  Json json = Json::parse(head_);
+  json["totals"] = Json::parse(totals);
+  write_atomically(file_, json.dump(2) + "\n");
+}
+
+}  // namespace tune

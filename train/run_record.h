@@ -1,0 +1,42 @@
+#pragma once
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train/evaluate.h"
+#include "train/inputs.h"
+#include "train/plan/plan.h"
+
+namespace tune {
+
+/// What was run on what: run.json, and the facts that a checkpoint carries so that a resumed run is the same run.
+class RunRecord {
+ public:
+  /// Hashes recipe, data and base model; writes run.json into recipe.output_dir.
+  RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan);
+
+  /// For a checkpoint; `before` and `answers_before` travel along.
+  std::map<std::string, std::string> facts() const;
+
+  /// Error{Fault::recipe} or {Fault::data} naming what differs from the checkpoint and both hashes; a warning on stderr
+  /// where only the last bits may differ (threads, library of the products). Takes `before` and `answers_before` over.
+  void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
+
+  /// Totals into run.json.
+  void finish(std::int64_t steps, std::int64_t tokens, std::int64_t trained_tokens, double seconds,
+              std::int64_t peak_bytes) const;
+
+  std::optional<Score> before;              // of step 0
+  std::vector<std::string> answers_before;  // to eval.sample_prompts
+
+ private:
+  void write(const std::string& totals) const;
+
+  std::filesystem::path file_;
+  std::string head_;                          // run.json's first part, a JSON object
+  std::map<std::string, std::string> facts_;  // that decide the result
+};
+
+}  // namespace tune

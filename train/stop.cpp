@@ -1,0 +1,28 @@
+#include "train/stop.h"
+
+#include <csignal>
+#include <unistd.h>
+
+namespace tune {
+namespace {
+
+volatile std::sig_atomic_t requested = 0;
+
+extern "C" void on_stop_signal(int number) {
+  if (requested != 0 && number != SIGUSR1) _exit(128 + number);
+  requested = number;
+}
+
+}  // namespace
+
+void install_stop_signals() {
+  struct sigaction action = {};
+  action.sa_handler = on_stop_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
+}
+
+int stop_requested() { return requested; }
+
+}  // namespace tune

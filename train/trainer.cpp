@@ -1,0 +1,236 @@
+#include "train/trainer.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "checkpoints/files/atomic_file.h"
+#include "checkpoints/files/atomic_folder.h"
+#include "checkpoints/files/output_lock.h"
+#include "checkpoints/peft/adapter_folder.h"
+#include "checkpoints/training/restore.h"
+#include "checkpoints/training/retention.h"
+#include "checkpoints/training/save.h"
+#include "data/loader.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/writer.h"
+#include "train/device.h"
+#include "train/inputs.h"
+#include "train/metrics/report.h"
+#include "train/metrics/reporter.h"
+#include "train/model/tuned_weights.h"
+#include "train/optim/optimizer.h"
+#include "train/plan/plan.h"
+#include "train/run_record.h"
+#include "train/step.h"
+#include "train/stop.h"
+
+namespace tune {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+AdapterConfig adapter_config(const Recipe& recipe) {
+  return {.base_model_name_or_path = recipe.model.base_model,
+          .r = recipe.adapter.lora_r,
+          .lora_alpha = recipe.adapter.lora_alpha,
+          .lora_dropout = recipe.adapter.lora_dropout,
+          .target_modules = adapted_modules(recipe.adapter)};
+}
+
+// Views of the masters' own memory; on a GPU `host` keeps the copies alive.
+std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, std::vector<at::Tensor>& host) {
+  std::vector<NamedBytes> result;
+  for (const Parameter& parameter : parameters) {
+    const at::Tensor values = parameter.master.cpu().contiguous();
+    host.push_back(values);
+    result.push_back({.name = parameter.name,
+                      .dtype = "F32",
+                      .shape = values.sizes().vec(),
+                      .bytes = {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}});
+  }
+  return result;
+}
+
+void restore_parameter(Parameter& parameter, std::span<const std::byte> bytes) {
+  at::Tensor values = at::empty(parameter.master.sizes(), at::kFloat);
+  if (bytes.size() != values.nbytes())
+    throw Error{Fault::data, {}, fmt::format("the checkpoint's {} has {} bytes; {} are expected", parameter.name, bytes.size(),
+                                             values.nbytes()),
+                "it belongs to another run: use another output_dir, or --resume never"};
+  std::memcpy(values.mutable_data_ptr(), bytes.data(), bytes.size());
+  parameter.master.copy_(values);
+  if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
+}
+
+// One training run from its first to its last step. The order of the members is the order in which they are made.
+class Run {
+ public:
+  Run(const Recipe& recipe, const ResumeOption& resume);
+  RunResult train();
+
+ private:
+  void restore(const ResumeOption& resume);
+  void log(const StepOutcome& outcome, double seconds);
+  std::optional<Score> evaluate_and_log();
+  void save();
+  void save_adapter() const;
+  std::vector<std::string> sample_answers();
+  bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
+
+  const Recipe recipe_;
+  const std::filesystem::path folder_;
+  OutputLock lock_;
+  Inputs inputs_;
+  Loader loader_;
+  const Plan plan_;
+  RunRecord record_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Reporter> reporter_;
+  std::int64_t step_ = 0, resumed_from_ = 0;
+  std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
+};
+
+Run::Run(const Recipe& recipe, const ResumeOption& resume)
+    : recipe_(recipe),
+      folder_(recipe.output_dir),
+      lock_(folder_),
+      inputs_(open_inputs(recipe)),
+      loader_(*inputs_.train_rows, recipe.data, recipe.train),
+      plan_(make_plan(recipe, inputs_.base.config, &loader_)),
+      record_(recipe, inputs_, plan_) {
+  write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
+  decoder_ = load_decoder(inputs_.base, decoder_options(recipe_, true));
+  optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
+  restore(resume);
+  reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, plan_.steps);
+  reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {} on {}", plan_.steps,
+                             plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6, plan_.parameters / 1e6,
+                             recipe_.adapter.type == AdapterType::none ? "full fine-tuning" : "LoRA",
+                             device_name(decoder_->options().device)));
+}
+
+void Run::restore(const ResumeOption& resume) {
+  if (resume.mode == ResumeOption::Mode::never) {
+    remove_checkpoints(folder_);
+    return;
+  }
+  std::vector<std::string> warnings;
+  const std::optional<LoadedCheckpoint> checkpoint = resume.mode == ResumeOption::Mode::folder
+                                                         ? load_checkpoint(resume.folder)
+                                                         : find_newest_checkpoint(folder_, &warnings);
+  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  if (!checkpoint) return;
+  record_.adopt(checkpoint->facts(), checkpoint->folder());
+  for (Parameter& parameter : decoder_->trained()) restore_parameter(parameter, checkpoint->weight(parameter.name));
+  optimizer_->restore([&](std::string_view name) { return checkpoint->optimizer(name); }, checkpoint->step());
+  step_ = resumed_from_ = checkpoint->step();
+  tokens_ = std::stoll(checkpoint->facts().at("tokens"));
+  trained_tokens_ = std::stoll(checkpoint->facts().at("trained_tokens"));
+  fmt::print(stderr, "going on from {}\n", checkpoint->folder().string());
+}
+
+RunResult Run::train() {
+  const auto start = Clock::now();
+  RunResult result{.resumed_from = resumed_from_, .final_folder = folder_ / "final"};
+  if (step_ == 0) {
+    if (!record_.before) record_.before = evaluate_and_log();
+    record_.answers_before = sample_answers();
+  }
+  while (step_ < plan_.steps) {
+    const auto step_start = Clock::now();
+    const std::optional<StepOutcome> outcome =
+        optimizer_step(*decoder_, *optimizer_, loader_.step(step_), recipe_.train, step_, plan_.steps);
+    if (!outcome) {
+      save();
+      result.interrupted = true;
+      break;
+    }
+    ++step_;
+    tokens_ += outcome->tokens;
+    trained_tokens_ += outcome->trained_tokens;
+    log(*outcome, seconds_since(step_start));
+    if (due(recipe_.eval.eval_steps) || step_ == plan_.steps) record_.after = evaluate_and_log();
+    if (due(recipe_.save.save_steps) || step_ == plan_.steps) save();
+  }
+  result.steps = step_;
+  result.seconds = seconds_since(start);
+  if (!result.interrupted) {
+    const std::vector<std::string> after = sample_answers();
+    for (std::size_t i = 0; i < after.size(); ++i)
+      result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], after[i]});
+  }
+  const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
+  if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
+  if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
+    result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_));
+  result.before = record_.before;
+  result.after = record_.after;
+  record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
+  return result;
+}
+
+void Run::log(const StepOutcome& outcome, double seconds) {
+  if (!due(recipe_.logging.logging_steps) && step_ != plan_.steps) return;
+  reporter_->report({.step = step_,
+                     .epoch = loader_.epoch_at(step_),
+                     .loss = outcome.loss,
+                     .learning_rate = outcome.learning_rate,
+                     .grad_norm = outcome.grad_norm,
+                     .tokens = tokens_,
+                     .trained_tokens = trained_tokens_,
+                     .tokens_per_s = static_cast<double>(outcome.tokens) / seconds,
+                     .peak_memory = peak_memory_bytes(decoder_->options().device)});
+}
+
+std::optional<Score> Run::evaluate_and_log() {
+  if (!inputs_.evaluation_rows) return std::nullopt;
+  const Score score = evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets,
+                               recipe_.eval.per_device_eval_batch_size)
+                          .total;
+  reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = score.loss()});
+  return score;
+}
+
+void Run::save() {
+  TrainingState state;
+  state.step = step_;
+  std::vector<at::Tensor> host;
+  state.weights = trained_bytes(decoder_->trained(), host);
+  state.optimizer = optimizer_->state();
+  state.facts = record_.facts();
+  state.facts["tokens"] = std::to_string(tokens_);
+  state.facts["trained_tokens"] = std::to_string(trained_tokens_);
+  const bool full = recipe_.adapter.type == AdapterType::none;
+  save_checkpoint(folder_, state, full ? std::nullopt : std::optional(adapter_config(recipe_)));
+  retain_checkpoints(folder_, recipe_.save.save_total_limit);
+}
+
+void Run::save_adapter() const {
+  AtomicFolder final_folder(folder_ / "final");
+  std::vector<at::Tensor> host;
+  write_adapter(final_folder.path(), adapter_config(recipe_), trained_bytes(decoder_->trained(), host));
+  final_folder.commit();
+}
+
+std::vector<std::string> Run::sample_answers() {
+  std::vector<std::string> answers;
+  for (const std::string& prompt : recipe_.eval.sample_prompts)
+    answers.push_back(answer(*decoder_, inputs_, prompt, recipe_.eval.sample_max_tokens, recipe_.train.seed, 0.0));
+  return answers;
+}
+
+}  // namespace
+
+RunResult run_training(const Recipe& recipe, const ResumeOption& resume) {
+  install_stop_signals();
+  Run run(recipe, resume);
+  return run.train();
+}
+
+}  // namespace tune

@@ -1,0 +1,38 @@
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoints/weights.h"
+#include "recipes/schema/recipe.h"
+#include "train/evaluate.h"
+
+namespace tune {
+
+/// Which checkpoint to go on from. automatic: the newest whole one in output_dir, or the start.
+struct ResumeOption {
+  enum class Mode { automatic, never, folder } mode = Mode::automatic;
+  std::filesystem::path folder;  // a checkpoint-<step>
+};
+
+struct Sample {
+  std::string prompt, before, after;
+};
+
+struct RunResult {
+  bool interrupted = false;  // a checkpoint is on disk; exit code 75
+  std::int64_t steps = 0;    // done in all
+  std::int64_t resumed_from = 0;
+  double seconds = 0;        // of this process's training, evaluation included
+  std::optional<Score> before, after;  // with eval_datasets only
+  std::vector<Sample> samples;
+  std::filesystem::path final_folder;         // an adapter has been written there
+  std::unique_ptr<WeightSource> tuned_weights;  // full fine-tuning: the whole model, for the caller to write there
+};
+
+/// The main job: plans, loads, resumes, trains, saves. Progress goes to stderr, everything else into recipe.output_dir.
+RunResult run_training(const Recipe& recipe, const ResumeOption& resume);
+
+}  // namespace tune
