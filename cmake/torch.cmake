@@ -30,6 +30,23 @@ target_link_libraries(tune_torch INTERFACE ${TORCH_DIR}/lib/libtorch_cpu.so ${TO
 foreach(directory ${torch_rpath})
   target_link_options(tune_torch INTERFACE -Wl,-rpath,${directory} -Wl,-rpath-link,${directory})
 endforeach()
+# at::parallel_for is inline and runs on one thread in a file compiled without OpenMP.
+target_compile_options(tune_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+target_link_options(tune_torch INTERFACE -fopenmp)
+# LibTorch's include folder holds an fmt of its own, found before the system's and another version than libfmt.so.
+target_compile_definitions(tune_torch INTERFACE FMT_HEADER_ONLY)
+
+# oneDNN's product for fp32 is an unlisted export, seen in 2.15; without it ATen's own product is used.
+include(CheckCXXSourceCompiles)
+set(CMAKE_REQUIRED_LIBRARIES ${TORCH_DIR}/lib/libtorch_cpu.so)
+set(CMAKE_REQUIRED_LINK_OPTIONS -Wl,--unresolved-symbols=ignore-in-shared-libs)
+check_cxx_source_compiles("
+  namespace at { class Tensor; namespace native {
+  void mkldnn_matmul(const Tensor&, const Tensor&, const Tensor&, float, float); } }
+  auto* volatile product = &at::native::mkldnn_matmul;
+  int main() { return product == nullptr; }" TUNE_HAS_MKLDNN_MATMUL)
+unset(CMAKE_REQUIRED_LIBRARIES)
+unset(CMAKE_REQUIRED_LINK_OPTIONS)
 
 if(TUNE_CUDA STREQUAL "AUTO")
   find_program(NVCC nvcc HINTS /usr/local/cuda/bin)

@@ -50,8 +50,8 @@ void rename_or_throw(const fs::path& from, const fs::path& to) {
 void replace(const fs::path& folder, const fs::path& occupied) {
   if (::renameat2(AT_FDCWD, folder.c_str(), AT_FDCWD, occupied.c_str(), RENAME_EXCHANGE) == 0) return;
   if (errno != EINVAL && errno != ENOSYS) throw_write_error(occupied, "can't be replaced", errno);
-  const fs::path aside = occupied.parent_path() /
-                         fmt::format("{}{}.{}", kTrashPrefix, occupied.filename().string(), ::getpid());
+  const fs::path aside =
+      occupied.parent_path() / fmt::format("{}{}.{}", kTrashPrefix, occupied.filename().string(), ::getpid());
   rename_or_throw(occupied, aside);
   rename_or_throw(folder, occupied);
   rename_or_throw(aside, folder);

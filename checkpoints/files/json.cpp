@@ -54,9 +54,8 @@ json parse_json_object(const std::string& text, const std::string& file) {
   json parsed;
   try {
     KeyWatch watch(file);
-    parsed = json::parse(text, [&watch](int depth, json::parse_event_t event, json& value) {
-      return watch(depth, event, value);
-    });
+    parsed = json::parse(
+        text, [&watch](int depth, json::parse_event_t event, json& value) { return watch(depth, event, value); });
   } catch (const json::parse_error& error) {
     throw Error{Fault::data, place_of_byte(text, file, error.byte), "is not valid JSON here", kRemedy};
   } catch (const json::exception&) {  // a number beyond double
@@ -66,8 +65,6 @@ json parse_json_object(const std::string& text, const std::string& file) {
   return parsed;
 }
 
-json read_json_object(const std::filesystem::path& path) {
-  return parse_json_object(read_text(path), path.string());
-}
+json read_json_object(const std::filesystem::path& path) { return parse_json_object(read_text(path), path.string()); }
 
 }  // namespace tune

@@ -62,7 +62,9 @@ void MappedFile::check_unchanged() const {
   if (descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0 &&
       static_cast<std::size_t>(status.st_size) >= bytes_.size())
     return;
-  throw Error{Fault::data, {path_.string()}, "became shorter while it was read",
+  throw Error{Fault::data,
+              {path_.string()},
+              "became shorter while it was read",
               "let nothing else write to the file and start again"};
 }
 

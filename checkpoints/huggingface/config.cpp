@@ -128,8 +128,7 @@ void refuse_other_mathematics(const ConfigFile& file) {
       file.refuse(key, fmt::format("{} is true; linear layers with a bias are not supported", key),
                   "choose a base model without biases");
   if (file.has_value("hidden_act") && *file.find("hidden_act") != "silu")
-    file.refuse("hidden_act",
-                fmt::format("hidden_act is {}; it must be \"silu\"", file.find("hidden_act")->dump()),
+    file.refuse("hidden_act", fmt::format("hidden_act is {}; it must be \"silu\"", file.find("hidden_act")->dump()),
                 "choose a base model with SwiGLU layers");
   if (file.has_value("quantization_config"))
     file.refuse("quantization_config", "the weights are quantised (quantization_config is set), which is not supported",
@@ -216,7 +215,9 @@ void add_generation_tokens(const std::filesystem::path& folder, ModelConfig& con
 ModelConfig read_model_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "config.json";
   if (!std::filesystem::exists(path))
-    throw Error{Fault::data, {folder.string()}, "has no config.json",
+    throw Error{Fault::data,
+                {folder.string()},
+                "has no config.json",
                 "model.base_model must be a folder in Hugging Face layout or one .gguf file"};
   const ConfigFile file(path);
   ModelConfig config = class_defaults(supported_model_type(file));

@@ -7,10 +7,10 @@
 
 namespace tune {
 
-/// Reads config.json of a folder in Hugging Face layout, as transformers 4 or 5 spells it; keys that are missing have the
-/// value of transformers' class; the end tokens of generation_config.json are added. Whatever would make the model
-/// compute something else than our decoder does (scaled rope, biases, another activation, quantised weights) is refused.
-/// Error{Fault::data} names file, line and what may be.
+/// Reads config.json of a folder in Hugging Face layout, as transformers 4 or 5 spells it; keys that are missing have
+/// the value of transformers' class; the end tokens of generation_config.json are added. Whatever would make the model
+/// compute something else than our decoder does (scaled rope, biases, another activation, quantised weights) is
+/// refused. Error{Fault::data} names file, line and what may be.
 ModelConfig read_model_config(const std::filesystem::path& folder);
 
 /// config.json for a model that came without one, in transformers 4's spelling, which everybody reads.

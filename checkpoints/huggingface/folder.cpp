@@ -34,8 +34,10 @@ class FolderWeights : public WeightSource {
     for (const TensorInfo& info : file.tensors()) {
       const auto [entry, is_new] = stored_in_.emplace(info.name, file.path().filename().string());
       if (!is_new)
-        throw Error{Fault::data, {file.path().string()},
-                    fmt::format("tensor \"{}\" is stored in {} as well", info.name, entry->second), kRemedy};
+        throw Error{Fault::data,
+                    {file.path().string()},
+                    fmt::format("tensor \"{}\" is stored in {} as well", info.name, entry->second),
+                    kRemedy};
     }
     if (wanted) {
       for (const std::string& name : *wanted) add_tensor(file, name);
@@ -53,7 +55,8 @@ class FolderWeights : public WeightSource {
     const SafetensorsFile& file = files_[found->second];
     const TensorInfo& info = *file.find(name);
     if (!is_convertible(info.dtype))
-      throw Error{Fault::data, {file.path().string()},
+      throw Error{Fault::data,
+                  {file.path().string()},
                   fmt::format("tensor \"{}\" has dtype {}; F32, F16 and BF16 can be tuned", name, info.dtype),
                   "use the unquantised model"};
     convert_elements(info.dtype, file.bytes(name), dtype, destination);
@@ -64,8 +67,10 @@ class FolderWeights : public WeightSource {
     if (name.ends_with(".rotary_emb.inv_freq")) return;  // follows from rope_theta
     const TensorInfo* info = file.find(name);
     if (info == nullptr)
-      throw Error{Fault::data, {file.path().string()},
-                  fmt::format("has no tensor \"{}\", which {} expects there", name, kIndexFile), kRemedy};
+      throw Error{Fault::data,
+                  {file.path().string()},
+                  fmt::format("has no tensor \"{}\", which {} expects there", name, kIndexFile),
+                  kRemedy};
     file_of_.emplace(name, files_.size());
     tensors_.push_back(*info);
   }
@@ -90,7 +95,8 @@ ShardMap read_index(const fs::path& path) {
   ShardMap shards;
   for (const auto& [tensor, file] : map->items()) {
     if (!file.is_string() || !is_plain_name(file.get<std::string>()))
-      throw Error{Fault::data, {path.string()},
+      throw Error{Fault::data,
+                  {path.string()},
                   fmt::format("tensor \"{}\" is said to be in {}; it must be the name of a .safetensors file in the "
                               "same folder",
                               tensor, file.dump()),
@@ -112,9 +118,13 @@ ShardMap read_index(const fs::path& path) {
     if (named_so || (extension == ".bin" && looks_like_pickle(MappedFile(file).bytes()))) refuse_pickle(file);
   }
   if (fs::exists(folder / "adapter_config.json"))
-    throw Error{Fault::data, {folder.string()}, "holds an adapter, not a model",
+    throw Error{Fault::data,
+                {folder.string()},
+                "holds an adapter, not a model",
                 "give its base model as model.base_model and this folder as adapter.init_adapter"};
-  throw Error{Fault::data, {folder.string()}, fmt::format("has neither {} nor {}", kSingleFile, kIndexFile),
+  throw Error{Fault::data,
+              {folder.string()},
+              fmt::format("has neither {} nor {}", kSingleFile, kIndexFile),
               "model.base_model must be a folder in Hugging Face layout or one .gguf file"};
 }
 
@@ -132,7 +142,9 @@ std::unique_ptr<WeightSource> open_shards(const fs::path& folder, const ShardMap
 
 std::unique_ptr<WeightSource> open_huggingface_weights(const fs::path& folder) {
   if (!fs::is_directory(folder))
-    throw Error{Fault::data, {folder.string()}, "is not a folder",
+    throw Error{Fault::data,
+                {folder.string()},
+                "is not a folder",
                 "model.base_model must be a folder in Hugging Face layout or one .gguf file"};
   const bool has_single = fs::exists(folder / kSingleFile);
   if (fs::exists(folder / kIndexFile)) {

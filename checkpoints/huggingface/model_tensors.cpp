@@ -69,7 +69,8 @@ void check_tensors(const ModelConfig& config, const WeightSource& weights, const
   if (!surplus.empty()) faults.push_back(fmt::format("not part of the model: {}", fmt::join(surplus, ", ")));
   if (!misshapen.empty()) faults.push_back(fmt::format("wrong shape: {}", fmt::join(misshapen, ", ")));
   if (!faults.empty())
-    throw Error{Fault::data, {where},
+    throw Error{Fault::data,
+                {where},
                 fmt::format("the tensors don't fit the configuration: {}", fmt::join(faults, "; ")),
                 "config and weights must come from the same model: copy it again"};
 }

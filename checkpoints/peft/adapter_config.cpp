@@ -46,7 +46,8 @@ class AdapterFile {
 
   void throw_faults() const {
     if (faults_.empty()) return;
-    throw Error{Fault::data, {path_.string()},
+    throw Error{Fault::data,
+                {path_.string()},
                 fmt::format("this adapter can't be used: {}", fmt::join(faults_, "; ")),
                 "use a plain LoRA adapter, or merge this one into its base model with PEFT's merge_and_unload()"};
   }
@@ -84,8 +85,7 @@ std::vector<std::string> read_targets(AdapterFile& file) {
       readable = readable && name.is_string();
       if (name.is_string()) names.push_back(name.get<std::string>());
     }
-  if (!readable)
-    file.complain(fmt::format("target_modules is {}; it must be a list of module names", targets.dump()));
+  if (!readable) file.complain(fmt::format("target_modules is {}; it must be a list of module names", targets.dump()));
   return names;
 }
 
@@ -99,7 +99,9 @@ double AdapterConfig::scale() const {
 AdapterConfig read_adapter_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / kAdapterConfigFile;
   if (!std::filesystem::exists(path))
-    throw Error{Fault::data, {folder.string()}, fmt::format("has no {}", kAdapterConfigFile),
+    throw Error{Fault::data,
+                {folder.string()},
+                fmt::format("has no {}", kAdapterConfigFile),
                 "give the folder of a PEFT adapter"};
   AdapterFile file(path);
   refuse_other_methods(file);

@@ -15,7 +15,8 @@ namespace {
 std::filesystem::path weights_file(const std::filesystem::path& folder) {
   const std::filesystem::path pickle = folder / "adapter_model.bin";
   if (!std::filesystem::exists(folder / kAdapterWeightsFile) && std::filesystem::exists(pickle))
-    throw Error{Fault::data, {pickle.string()},
+    throw Error{Fault::data,
+                {pickle.string()},
                 "is a Python pickle, which can run programs when it is opened; only safetensors are read",
                 "load the adapter with PEFT once and call save_pretrained() on it"};
   return folder / kAdapterWeightsFile;
@@ -30,7 +31,8 @@ void AdapterFolder::read(std::string_view name, Dtype dtype, std::span<std::byte
   const std::span<const std::byte> bytes = file_.bytes(name);
   const TensorInfo& info = *file_.find(name);
   if (!is_convertible(info.dtype))
-    throw Error{Fault::data, {file_.path().string()},
+    throw Error{Fault::data,
+                {file_.path().string()},
                 fmt::format("tensor \"{}\" has dtype {}; it must be F32, F16 or BF16", name, info.dtype),
                 "save the adapter again in one of these"};
   convert_elements(info.dtype, bytes, dtype, destination);

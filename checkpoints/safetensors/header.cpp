@@ -31,9 +31,9 @@ struct DtypeRow {
 
 // the reference writer's order. Its 4 and 6 bit types are left out: nothing that we read has them
 constexpr std::array<DtypeRow, 19> kDtypes = {{
-    {"U64", 8},         {"I64", 8},     {"F64", 8},     {"C64", 8},     {"F32", 4}, {"U32", 4}, {"I32", 4},
-    {"BF16", 2},        {"F16", 2},     {"U16", 2},     {"I16", 2},     {"F8_E5M2FNUZ", 1},
-    {"F8_E4M3FNUZ", 1}, {"F8_E8M0", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1},  {"U8", 1},  {"BOOL", 1},
+    {"U64", 8},     {"I64", 8},     {"F64", 8}, {"C64", 8}, {"F32", 4},         {"U32", 4},         {"I32", 4},
+    {"BF16", 2},    {"F16", 2},     {"U16", 2}, {"I16", 2}, {"F8_E5M2FNUZ", 1}, {"F8_E4M3FNUZ", 1}, {"F8_E8M0", 1},
+    {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1},  {"U8", 1},  {"BOOL", 1},
 }};
 
 const DtypeRow* find_dtype(std::string_view dtype) {
@@ -60,10 +60,9 @@ void check_layout(std::vector<SafetensorsEntry>& entries, std::uint64_t data_byt
   for (const SafetensorsEntry& entry : entries) {
     const std::string& name = entry.info.name;
     if (entry.begin != expected)
-      throw std::runtime_error(fmt::format("tensor \"{}\" begins at {}, the one before it ends at {}", name,
-                                           entry.begin, expected));
-    if (entry.end < entry.begin)
-      throw std::runtime_error(fmt::format("tensor \"{}\" ends before it begins", name));
+      throw std::runtime_error(
+          fmt::format("tensor \"{}\" begins at {}, the one before it ends at {}", name, entry.begin, expected));
+    if (entry.end < entry.begin) throw std::runtime_error(fmt::format("tensor \"{}\" ends before it begins", name));
     if (entry.end - entry.begin != checked_byte_size(entry.info))
       throw std::runtime_error(fmt::format("tensor \"{}\" has {} bytes, its shape and dtype need {}", name,
                                            entry.end - entry.begin, checked_byte_size(entry.info)));
@@ -79,8 +78,8 @@ SafetensorsHeader parse(std::span<const std::byte> bytes) {
   std::memcpy(&length, bytes.data(), kLengthBytes);
   if (length > kMaxHeaderBytes) throw std::runtime_error(fmt::format("its header would be {} bytes long", length));
   if (length > bytes.size() - kLengthBytes)
-    throw std::runtime_error(fmt::format("its header is {} bytes long, {} are there", length,
-                                         bytes.size() - kLengthBytes));
+    throw std::runtime_error(
+        fmt::format("its header is {} bytes long, {} are there", length, bytes.size() - kLengthBytes));
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kLengthBytes, length);
   if (!text.starts_with('{')) throw std::runtime_error("its header is not JSON");
 
@@ -110,7 +109,9 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, con
   try {
     return parse(bytes);
   } catch (const std::runtime_error& error) {
-    throw Error{Fault::data, {file}, fmt::format("is not a whole safetensors file: {}", error.what()),
+    throw Error{Fault::data,
+                {file},
+                fmt::format("is not a whole safetensors file: {}", error.what()),
                 "the file is damaged or incomplete: copy or download it again"};
   }
 }
@@ -135,7 +136,8 @@ std::string format_safetensors_header(const std::vector<TensorInfo>& tensors,
   std::uint64_t offset = 0;
   for (const TensorInfo& info : tensors) {
     const std::uint64_t end = offset + byte_size(info);
-    const nlohmann::ordered_json entry = {{"dtype", info.dtype}, {"shape", info.shape}, {"data_offsets", {offset, end}}};
+    const nlohmann::ordered_json entry = {
+        {"dtype", info.dtype}, {"shape", info.shape}, {"data_offsets", {offset, end}}};
     if (text.size() > 1) text += ',';
     text += nlohmann::json(info.name).dump() + ':' + entry.dump();
     offset = end;

@@ -26,10 +26,12 @@ void refuse_pickle(const std::filesystem::path& file) {
       meta_layout
           ? "this is Meta's own layout: use the same model in Hugging Face layout (its folder has a config.json), "
             "or convert it with transformers' convert_llama_weights_to_hf.py"
-          : fmt::format("convert it once: python -c \"from transformers import AutoModelForCausalLM as M; "
-                        "M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\"",
-                        folder);
-  throw Error{Fault::data, {file.string()},
+          : fmt::format(
+                "convert it once: python -c \"from transformers import AutoModelForCausalLM as M; "
+                "M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\"",
+                folder);
+  throw Error{Fault::data,
+              {file.string()},
               "is a Python pickle, which can run programs when it is opened; only safetensors and GGUF are read",
               remedy};
 }

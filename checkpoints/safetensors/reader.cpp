@@ -30,7 +30,9 @@ const TensorInfo* SafetensorsFile::find(std::string_view name) const {
 std::span<const std::byte> SafetensorsFile::bytes(std::string_view name) const {
   const auto found = index_.find(std::string(name));
   if (found == index_.end())
-    throw Error{Fault::data, {path().string()}, fmt::format("has no tensor \"{}\"", name),
+    throw Error{Fault::data,
+                {path().string()},
+                fmt::format("has no tensor \"{}\"", name),
                 "the file is damaged or belongs to another model: copy it again"};
   file_.check_unchanged();
   return spans_[found->second];

@@ -18,8 +18,7 @@ void SafetensorsWriter::write_tensor(std::string_view name, std::span<const std:
   if (piece.empty()) return;
   skip_finished();
   TUNE_CHECK(current_ < tensors_.size(), "{} comes after the last tensor of {}", name, file_.path().string());
-  TUNE_CHECK(tensors_[current_].name == name, "{} comes where {} is due", name,
-             tensors_[current_].name);
+  TUNE_CHECK(tensors_[current_].name == name, "{} comes where {} is due", name, tensors_[current_].name);
   TUNE_CHECK(piece.size() <= missing_bytes_, "{} has more bytes than its shape", name);
   file_.write(piece);
   missing_bytes_ -= piece.size();

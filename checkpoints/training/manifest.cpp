@@ -93,7 +93,8 @@ void check_files(const fs::path& folder, const Manifest& manifest) {
     if (file.bytes().size() != expected.size_bytes)
       refuse(path, fmt::format("is damaged: {} bytes, the manifest says {}", file.bytes().size(), expected.size_bytes));
     file.check_unchanged();
-    if (xxh3_128(file.bytes()) != expected.xxh3_128) refuse(path, "is damaged: its checksum doesn't match the manifest");
+    if (xxh3_128(file.bytes()) != expected.xxh3_128)
+      refuse(path, "is damaged: its checksum doesn't match the manifest");
   }
 }
 

@@ -47,8 +47,10 @@ std::optional<LoadedCheckpoint> find_newest_checkpoint(const fs::path& output_di
     try {
       LoadedCheckpoint checkpoint = load_checkpoint(entry->second);
       if (checkpoint.step() == entry->first) return checkpoint;
-      throw Error{Fault::data, {entry->second.string()},
-                  fmt::format("holds the state of step {}", checkpoint.step()), "give the folder its own name again"};
+      throw Error{Fault::data,
+                  {entry->second.string()},
+                  fmt::format("holds the state of step {}", checkpoint.step()),
+                  "give the folder its own name again"};
     } catch (const Error& error) {
       if (error.fault() != Fault::data) throw;
       if (newest_fault.empty()) newest_fault = error.what();
@@ -56,7 +58,8 @@ std::optional<LoadedCheckpoint> find_newest_checkpoint(const fs::path& output_di
     }
   }
   if (checkpoints.empty()) return std::nullopt;
-  throw Error{Fault::data, {output_dir.string()},
+  throw Error{Fault::data,
+              {output_dir.string()},
               fmt::format("none of its {} checkpoints is whole; the newest: {}", checkpoints.size(), newest_fault),
               "restore one from a backup, or begin anew with --resume never"};
 }

@@ -29,7 +29,8 @@ void check_space(const fs::path& output_dir, const TrainingState& state) {
     for (const NamedBytes& tensor : *tensors) needed += tensor.bytes.size();
   const std::uint64_t free = free_disk_bytes(output_dir);
   if (free < needed)
-    throw Error{Fault::running, {output_dir.string()},
+    throw Error{Fault::running,
+                {output_dir.string()},
                 fmt::format("the checkpoint of step {} needs {} bytes, {} are free", state.step, needed, free),
                 "free disk space, then start again: finished checkpoints are kept"};
 }

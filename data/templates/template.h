@@ -27,8 +27,8 @@ class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
   virtual std::string_view name() const = 0;
-  /// add_generation_prompt: end where the assistant's next answer begins. Error{Fault::data} (no place; the caller knows
-  /// it) for conversations the format cannot express.
+  /// add_generation_prompt: end where the assistant's next answer begins. Error{Fault::data} (no place; the caller
+  /// knows it) for conversations the format cannot express.
   virtual std::vector<Span> render(const std::vector<Message>& messages, const Tokenizer& tokenizer, TrainOn train_on,
                                    bool add_generation_prompt) const = 0;
   /// The Jinja text that goes into exported tokenizer files.
@@ -40,7 +40,8 @@ const ChatTemplate& find_template(std::string_view name);
 std::vector<std::string> template_names();
 
 /// Encodes the joined text in one go (as transformers does), then marks as trained every token that begins in a trained
-/// span. Makes sure that every trained turn ends in a trained end-of-turn token: EOS is appended where the format has none.
+/// span. Makes sure that every trained turn ends in a trained end-of-turn token: EOS is appended where the format has
+/// none.
 Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos);
 
 }  // namespace tune

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "data/tokenizer/pre_tokenizer.h"
 #include "data/tokenizer/utf8.h"
 #include "recipes/schema/error.h"
 
@@ -16,16 +17,10 @@ std::size_t character_before(std::string_view text, std::size_t end) {
   return start;
 }
 
-// A word character as far as it matters for single_word: letters and digits of ASCII, `_`, and everything beyond ASCII
-// that isn't white space.
-bool is_word(char32_t c) {
-  if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
-  return !is_space(c);
-}
-
 bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
-  const bool free_left = begin == 0 || !is_word(utf8_code_point(text, character_before(text, begin)));
-  const bool free_right = end == text.size() || !is_word(utf8_code_point(text, end));
+  const auto word_at = [&](std::size_t i) { return is_word_character(text.substr(i, utf8_length(text, i))); };
+  const bool free_left = begin == 0 || !word_at(character_before(text, begin));
+  const bool free_right = end == text.size() || !word_at(end);
   return free_left && free_right;
 }
 
@@ -57,19 +52,23 @@ TokenizerWithAddedTokens::TokenizerWithAddedTokens(std::unique_ptr<TextModel> mo
   }
   for (Finder* finder : {&first_, &second_}) {
     for (auto& tokens : *finder) {
-      std::sort(tokens.begin(), tokens.end(), [](const AddedToken* a, const AddedToken* b) { return a->content.size() > b->content.size(); });
+      std::sort(tokens.begin(), tokens.end(),
+                [](const AddedToken* a, const AddedToken* b) { return a->content.size() > b->content.size(); });
     }
   }
 }
 
-std::vector<TokenizerWithAddedTokens::Match> TokenizerWithAddedTokens::matches(const Finder& finder, std::string_view whole,
-                                                                              std::size_t begin, std::size_t end) const {
+std::vector<TokenizerWithAddedTokens::Match> TokenizerWithAddedTokens::matches(const Finder& finder,
+                                                                               std::string_view whole,
+                                                                               std::size_t begin,
+                                                                               std::size_t end) const {
   std::vector<Match> found;
   const std::string_view text = whole.substr(0, end);
   std::size_t free_from = begin;
   for (std::size_t i = begin; i < end;) {
     const auto& candidates = finder[static_cast<unsigned char>(text[i])];
-    const auto hit = std::find_if(candidates.begin(), candidates.end(), [&](const AddedToken* token) { return text.substr(i).starts_with(token->content); });
+    const auto hit = std::find_if(candidates.begin(), candidates.end(),
+                                  [&](const AddedToken* token) { return text.substr(i).starts_with(token->content); });
     if (hit == candidates.end()) {
       ++i;
       continue;
@@ -87,7 +86,8 @@ std::vector<TokenizerWithAddedTokens::Match> TokenizerWithAddedTokens::matches(c
   return found;
 }
 
-void TokenizerWithAddedTokens::encode_between(std::string_view text, std::size_t begin, std::size_t end, Encoding& encoding) const {
+void TokenizerWithAddedTokens::encode_between(std::string_view text, std::size_t begin, std::size_t end,
+                                              Encoding& encoding) const {
   std::size_t at = begin;
   for (const Match& match : matches(second_, text, begin, end)) {
     if (at < match.begin) model_->encode(text.substr(at, match.begin - at), static_cast<std::int32_t>(at), encoding);
@@ -99,7 +99,8 @@ void TokenizerWithAddedTokens::encode_between(std::string_view text, std::size_t
 }
 
 Encoding TokenizerWithAddedTokens::encode(std::string_view text) const {
-  TUNE_CHECK(text.size() < std::numeric_limits<std::int32_t>::max(), "a text of {} bytes is too long to encode at once", text.size());
+  TUNE_CHECK(text.size() < std::numeric_limits<std::int32_t>::max(), "a text of {} bytes is too long to encode at once",
+             text.size());
   Encoding encoding;
   std::size_t at = 0;
   for (const Match& match : matches(first_, text, 0, text.size())) {
@@ -113,7 +114,8 @@ Encoding TokenizerWithAddedTokens::encode(std::string_view text) const {
 }
 
 Encoding TokenizerWithAddedTokens::encode_plain(std::string_view text) const {
-  TUNE_CHECK(text.size() < std::numeric_limits<std::int32_t>::max(), "a text of {} bytes is too long to encode at once", text.size());
+  TUNE_CHECK(text.size() < std::numeric_limits<std::int32_t>::max(), "a text of {} bytes is too long to encode at once",
+             text.size());
   Encoding encoding;
   if (!text.empty()) model_->encode(text, 0, encoding);
   return encoding;

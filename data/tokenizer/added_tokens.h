@@ -21,8 +21,8 @@ struct AddedToken {
   bool lstrip = false, rstrip = false, single_word = false, normalized = false;
 };
 
-/// A tokenizer made of a text model and the added tokens around it, as the Rust library `tokenizers` puts them together:
-/// the longest token that begins leftmost wins.
+/// A tokenizer made of a text model and the added tokens around it, as the Rust library `tokenizers` puts them
+/// together: the longest token that begins leftmost wins.
 class TokenizerWithAddedTokens final : public Tokenizer {
  public:
   /// Of two added tokens with the same content the last one counts. One whose id lies in the model's vocabulary needs

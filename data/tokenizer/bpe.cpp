@@ -25,15 +25,18 @@ std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
 
 }  // namespace
 
-Bpe::Bpe(const BpeModel& model, const std::string& name) : fuse_unknown_(model.fuse_unknown), ignore_merges_(model.ignore_merges) {
+Bpe::Bpe(const BpeModel& model, const std::string& name)
+    : fuse_unknown_(model.fuse_unknown), ignore_merges_(model.ignore_merges) {
   if (model.vocabulary.empty()) refuse(name, "the vocabulary is empty");
   for (const auto& [token, id] : model.vocabulary) {
-    if (id < 0 || id >= kMaxTokens) refuse(name, fmt::format("token \"{}\" has the id {}; ids are 0 to {}", token, id, kMaxTokens - 1));
+    if (id < 0 || id >= kMaxTokens)
+      refuse(name, fmt::format("token \"{}\" has the id {}; ids are 0 to {}", token, id, kMaxTokens - 1));
     if (id >= size()) tokens_.resize(id + 1);
     tokens_[id] = token;
   }
   for (const auto& [token, id] : model.vocabulary) {
-    if (tokens_[id] != token) refuse(name, fmt::format("tokens \"{}\" and \"{}\" have the same id {}", token, tokens_[id], id));
+    if (tokens_[id] != token)
+      refuse(name, fmt::format("tokens \"{}\" and \"{}\" have the same id {}", token, tokens_[id], id));
     ids_.emplace(tokens_[id], id);
   }
   const auto required = [&](const std::string& token, std::size_t rank) {
@@ -48,7 +51,8 @@ Bpe::Bpe(const BpeModel& model, const std::string& name) : fuse_unknown_(model.f
   }
   if (model.unknown) unknown_id_ = token_id(*model.unknown);
   if (model.byte_fallback) {
-    for (int byte = 0; byte < 256; ++byte) byte_ids_.push_back(token_id(piece_of_byte(static_cast<std::uint8_t>(byte))).value_or(-1));
+    for (int byte = 0; byte < 256; ++byte)
+      byte_ids_.push_back(token_id(piece_of_byte(static_cast<std::uint8_t>(byte))).value_or(-1));
   }
 }
 
@@ -103,7 +107,8 @@ std::vector<BpeToken> Bpe::encode(std::string_view word) const {
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
   const auto consider = [&](std::int32_t left) {
     if (left < 0 || symbols[left].next < 0) return;
-    if (const Merge* merge = merge_of(symbols[left].id, symbols[symbols[left].next].id)) queue.push({merge->rank, left, merge->id});
+    if (const Merge* merge = merge_of(symbols[left].id, symbols[symbols[left].next].id))
+      queue.push({merge->rank, left, merge->id});
   };
   for (std::size_t i = 0; i + 1 < symbols.size(); ++i) consider(static_cast<std::int32_t>(i));
   while (!queue.empty()) {
@@ -122,7 +127,8 @@ std::vector<BpeToken> Bpe::encode(std::string_view word) const {
     consider(top.left);
   }
   std::vector<BpeToken> tokens;
-  for (std::int32_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[i].next) tokens.push_back({symbols[i].id, symbols[i].begin});
+  for (std::int32_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[i].next)
+    tokens.push_back({symbols[i].id, symbols[i].begin});
   return tokens;
 }
 

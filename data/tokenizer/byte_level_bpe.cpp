@@ -49,7 +49,9 @@ class ByteLevelBpe final : public TextModel {
 
   std::int32_t size() const override { return bpe_.size(); }
   std::optional<std::int32_t> token_id(std::string_view token) const override { return bpe_.token_id(token); }
-  std::string token_text(std::int32_t id) const override { return id >= 0 && id < size() ? bpe_.token_text(id) : std::string(); }
+  std::string token_text(std::int32_t id) const override {
+    return id >= 0 && id < size() ? bpe_.token_text(id) : std::string();
+  }
 
  private:
   // Words come again and again; each thread remembers those of the tokenizer it worked with last.

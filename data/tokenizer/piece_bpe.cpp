@@ -8,7 +8,8 @@ namespace {
 
 class PieceBpe final : public TextModel {
  public:
-  PieceBpe(const BpeModel& model, const PieceBpeOptions& options, const std::string& name) : bpe_(model, name), options_(options) {}
+  PieceBpe(const BpeModel& model, const PieceBpeOptions& options, const std::string& name)
+      : bpe_(model, name), options_(options) {}
 
   void encode(std::string_view text, std::int32_t offset, Encoding& encoding) const override {
     if (text.empty()) return;
@@ -32,10 +33,14 @@ class PieceBpe final : public TextModel {
     }
   }
 
-  std::string decode(std::span<const std::string> tokens) const override { return decode_pieces(tokens, options_.drops_leading_space); }
+  std::string decode(std::span<const std::string> tokens) const override {
+    return decode_pieces(tokens, options_.drops_leading_space);
+  }
   std::int32_t size() const override { return bpe_.size(); }
   std::optional<std::int32_t> token_id(std::string_view token) const override { return bpe_.token_id(token); }
-  std::string token_text(std::int32_t id) const override { return id >= 0 && id < size() ? bpe_.token_text(id) : std::string(); }
+  std::string token_text(std::int32_t id) const override {
+    return id >= 0 && id < size() ? bpe_.token_text(id) : std::string();
+  }
 
  private:
   bool wants_prefix(std::string_view text, std::int32_t offset) const {
@@ -56,7 +61,8 @@ class PieceBpe final : public TextModel {
 
 }  // namespace
 
-std::unique_ptr<TextModel> make_piece_bpe(const BpeModel& model, const PieceBpeOptions& options, const std::string& name) {
+std::unique_ptr<TextModel> make_piece_bpe(const BpeModel& model, const PieceBpeOptions& options,
+                                          const std::string& name) {
   return std::make_unique<PieceBpe>(model, options, name);
 }
 

@@ -17,6 +17,7 @@ struct PieceBpeOptions {
 };
 
 /// SentencePiece-like BPE as `tokenizers` keeps it: spaces spelled U+2581, the whole stretch merged as one word.
-std::unique_ptr<TextModel> make_piece_bpe(const BpeModel& model, const PieceBpeOptions& options, const std::string& name);
+std::unique_ptr<TextModel> make_piece_bpe(const BpeModel& model, const PieceBpeOptions& options,
+                                          const std::string& name);
 
 }  // namespace tune

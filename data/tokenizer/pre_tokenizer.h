@@ -24,9 +24,15 @@ class PreTokenizer {
   /// The words in order; joined they are the text.
   std::vector<std::string_view> split(std::string_view text) const;
 
+  /// Whether any of the expressions finds something in the text.
+  bool finds(std::string_view text) const;
+
  private:
   struct Expression;
   std::vector<Expression> expressions_;
 };
+
+/// Whether a character is one of \w of Unicode (letters, marks, digits, connectors). character: one, as UTF-8.
+bool is_word_character(std::string_view character);
 
 }  // namespace tune

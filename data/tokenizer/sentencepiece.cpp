@@ -26,8 +26,9 @@ std::string without_dummy_prefix(std::string bytes) { return std::move(bytes.app
 class SentencePieceTextModel final : public TextModel {
  public:
   SentencePieceTextModel(SentencePieceModel model, DummyPrefix dummy_prefix, const std::string& name)
-      : pieces_(std::move(model.pieces)), drops_leading_space_(model.add_dummy_prefix) {
-    load(at_start_, model.bytes, name);
+      : pieces_(std::move(model.pieces)),
+        drops_leading_space_(model.add_dummy_prefix && dummy_prefix != DummyPrefix::never) {
+    load(at_start_, dummy_prefix == DummyPrefix::never ? without_dummy_prefix(model.bytes) : model.bytes, name);
     if (dummy_prefix == DummyPrefix::text_start && model.add_dummy_prefix) {
       load(bare_, without_dummy_prefix(std::move(model.bytes)), name);
       later_ = &bare_;
@@ -50,7 +51,9 @@ class SentencePieceTextModel final : public TextModel {
     }
   }
 
-  std::string decode(std::span<const std::string> tokens) const override { return decode_pieces(tokens, drops_leading_space_); }
+  std::string decode(std::span<const std::string> tokens) const override {
+    return decode_pieces(tokens, drops_leading_space_);
+  }
 
   std::int32_t size() const override { return static_cast<std::int32_t>(pieces_.size()); }
 
@@ -60,7 +63,9 @@ class SentencePieceTextModel final : public TextModel {
     return found->second;
   }
 
-  std::string token_text(std::int32_t id) const override { return id >= 0 && id < size() ? pieces_[id].text : std::string(); }
+  std::string token_text(std::int32_t id) const override {
+    return id >= 0 && id < size() ? pieces_[id].text : std::string();
+  }
 
  private:
   std::vector<SentencePiece> pieces_;
@@ -72,7 +77,8 @@ class SentencePieceTextModel final : public TextModel {
 
 }  // namespace
 
-std::unique_ptr<TextModel> make_sentencepiece(SentencePieceModel model, DummyPrefix dummy_prefix, const std::string& name) {
+std::unique_ptr<TextModel> make_sentencepiece(SentencePieceModel model, DummyPrefix dummy_prefix,
+                                              const std::string& name) {
   return std::make_unique<SentencePieceTextModel>(std::move(model), dummy_prefix, name);
 }
 

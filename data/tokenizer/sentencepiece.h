@@ -10,9 +10,11 @@ namespace tune {
 enum class DummyPrefix {
   every_stretch,  // also after an added token: `legacy: true`, llama.cpp
   text_start,     // only at the start of the whole text: `legacy: false`
+  never,          // `add_prefix_space: false`
 };
 
 /// The model run by the SentencePiece library. name: the file, for errors.
-std::unique_ptr<TextModel> make_sentencepiece(SentencePieceModel model, DummyPrefix dummy_prefix, const std::string& name);
+std::unique_ptr<TextModel> make_sentencepiece(SentencePieceModel model, DummyPrefix dummy_prefix,
+                                              const std::string& name);
 
 }  // namespace tune

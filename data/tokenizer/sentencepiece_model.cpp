@@ -24,11 +24,25 @@ namespace field {
 enum Model : std::uint32_t { pieces = 1, trainer_spec = 2, normalizer_spec = 3, denormalizer_spec = 5 };
 enum Piece : std::uint32_t { text = 1, score = 2, type = 3 };
 enum Trainer : std::uint32_t {
-  model_type = 3, treat_whitespace_as_suffix = 24, byte_fallback = 35, unk_id = 40, bos_id = 41, eos_id = 42,
-  pad_id = 43, unk_surface = 44, unk_piece = 45, bos_piece = 46, eos_piece = 47, pad_piece = 48
+  model_type = 3,
+  treat_whitespace_as_suffix = 24,
+  byte_fallback = 35,
+  unk_id = 40,
+  bos_id = 41,
+  eos_id = 42,
+  pad_id = 43,
+  unk_surface = 44,
+  unk_piece = 45,
+  bos_piece = 46,
+  eos_piece = 47,
+  pad_piece = 48
 };
 enum Normalizer : std::uint32_t {
-  name = 1, precompiled_charsmap = 2, add_dummy_prefix = 3, remove_extra_whitespaces = 4, escape_whitespaces = 5
+  name = 1,
+  precompiled_charsmap = 2,
+  add_dummy_prefix = 3,
+  remove_extra_whitespaces = 4,
+  escape_whitespaces = 5
 };
 }  // namespace field
 
@@ -42,7 +56,7 @@ enum ModelType : std::uint64_t { unigram = 1, bpe = 2 };
 struct Field {
   std::uint32_t number = 0;
   std::uint32_t wire_type = 0;
-  std::uint64_t value = 0;    // of a varint or fixed number
+  std::uint64_t value = 0;   // of a varint or fixed number
   std::string_view content;  // of bytes
 };
 
@@ -55,13 +69,23 @@ class FieldReader {
     if (rest_.empty()) return std::nullopt;
     const std::uint64_t tag = read_varint();
     Field result{.number = static_cast<std::uint32_t>(tag >> 3), .wire_type = static_cast<std::uint32_t>(tag & 7)};
-    if (tag >> 3 == 0 || tag >> 3 > 0x1FFFFFFF) refuse(name_, "the file is damaged: a protobuf field has no valid number");
+    if (tag >> 3 == 0 || tag >> 3 > 0x1FFFFFFF)
+      refuse(name_, "the file is damaged: a protobuf field has no valid number");
     switch (result.wire_type) {
-      case WireType::varint: result.value = read_varint(); break;
-      case WireType::fixed64: result.value = read_fixed(8); break;
-      case WireType::fixed32: result.value = read_fixed(4); break;
-      case WireType::bytes: result.content = take(read_varint()); break;
-      default: refuse(name_, fmt::format("the file is damaged: protobuf wire type {} doesn't exist", result.wire_type));
+      case WireType::varint:
+        result.value = read_varint();
+        break;
+      case WireType::fixed64:
+        result.value = read_fixed(8);
+        break;
+      case WireType::fixed32:
+        result.value = read_fixed(4);
+        break;
+      case WireType::bytes:
+        result.content = take(read_varint());
+        break;
+      default:
+        refuse(name_, fmt::format("the file is damaged: protobuf wire type {} doesn't exist", result.wire_type));
     }
     return result;
   }
@@ -107,7 +131,8 @@ struct Settings {
 };
 
 void require_wire_type(const Field& found, std::uint32_t wanted, const std::string& name) {
-  if (found.wire_type != wanted) refuse(name, fmt::format("the file is damaged: field {} has the wrong protobuf type", found.number));
+  if (found.wire_type != wanted)
+    refuse(name, fmt::format("the file is damaged: field {} has the wrong protobuf type", found.number));
 }
 
 SentencePiece read_piece(std::string_view message, std::size_t id, const std::string& name) {
@@ -117,7 +142,8 @@ SentencePiece read_piece(std::string_view message, std::size_t id, const std::st
     if (found->number == field::text) {
       require_wire_type(*found, WireType::bytes, name);
       if (found->content.size() > kMaxPieceBytes) {
-        refuse(name, fmt::format("piece {} has {} bytes; a piece has at most {}", id, found->content.size(), kMaxPieceBytes));
+        refuse(name,
+               fmt::format("piece {} has {} bytes; a piece has at most {}", id, found->content.size(), kMaxPieceBytes));
       }
       piece.text = found->content;
     } else if (found->number == field::score) {
@@ -126,7 +152,8 @@ SentencePiece read_piece(std::string_view message, std::size_t id, const std::st
       std::memcpy(&piece.score, &bits, sizeof bits);
     } else if (found->number == field::type) {
       require_wire_type(*found, WireType::varint, name);
-      if (found->value < 1 || found->value > 6) refuse(name, fmt::format("piece {} is of type {}; types are 1 to 6", id, found->value));
+      if (found->value < 1 || found->value > 6)
+        refuse(name, fmt::format("piece {} is of type {}; types are 1 to 6", id, found->value));
       piece.type = static_cast<PieceType>(found->value);
     }
   }
@@ -136,23 +163,54 @@ SentencePiece read_piece(std::string_view message, std::size_t id, const std::st
 void read_trainer(std::string_view message, Settings& settings, const std::string& name) {
   FieldReader fields(message, name);
   while (const auto found = fields.next()) {
-    const auto number = [&] { require_wire_type(*found, WireType::varint, name); return found->value; };
-    const auto text = [&] { require_wire_type(*found, WireType::bytes, name); return std::string(found->content); };
+    const auto number = [&] {
+      require_wire_type(*found, WireType::varint, name);
+      return found->value;
+    };
+    const auto text = [&] {
+      require_wire_type(*found, WireType::bytes, name);
+      return std::string(found->content);
+    };
     const auto id = [&] { return static_cast<std::int32_t>(number()); };
     switch (found->number) {
-      case field::model_type: settings.model_type = number(); break;
-      case field::treat_whitespace_as_suffix: settings.treat_whitespace_as_suffix = number() != 0; break;
-      case field::byte_fallback: settings.byte_fallback = number() != 0; break;
-      case field::unk_id: settings.unk_id = id(); break;
-      case field::bos_id: settings.bos_id = id(); break;
-      case field::eos_id: settings.eos_id = id(); break;
-      case field::pad_id: settings.pad_id = id(); break;
-      case field::unk_surface: settings.unk_surface = text(); break;
-      case field::unk_piece: settings.unk_piece = text(); break;
-      case field::bos_piece: settings.bos_piece = text(); break;
-      case field::eos_piece: settings.eos_piece = text(); break;
-      case field::pad_piece: settings.pad_piece = text(); break;
-      default: break;
+      case field::model_type:
+        settings.model_type = number();
+        break;
+      case field::treat_whitespace_as_suffix:
+        settings.treat_whitespace_as_suffix = number() != 0;
+        break;
+      case field::byte_fallback:
+        settings.byte_fallback = number() != 0;
+        break;
+      case field::unk_id:
+        settings.unk_id = id();
+        break;
+      case field::bos_id:
+        settings.bos_id = id();
+        break;
+      case field::eos_id:
+        settings.eos_id = id();
+        break;
+      case field::pad_id:
+        settings.pad_id = id();
+        break;
+      case field::unk_surface:
+        settings.unk_surface = text();
+        break;
+      case field::unk_piece:
+        settings.unk_piece = text();
+        break;
+      case field::bos_piece:
+        settings.bos_piece = text();
+        break;
+      case field::eos_piece:
+        settings.eos_piece = text();
+        break;
+      case field::pad_piece:
+        settings.pad_piece = text();
+        break;
+      default:
+        break;
     }
   }
 }
@@ -160,20 +218,33 @@ void read_trainer(std::string_view message, Settings& settings, const std::strin
 void read_normalizer(std::string_view message, Settings& settings, const std::string& name) {
   FieldReader fields(message, name);
   while (const auto found = fields.next()) {
-    const auto flag = [&] { require_wire_type(*found, WireType::varint, name); return found->value != 0; };
+    const auto flag = [&] {
+      require_wire_type(*found, WireType::varint, name);
+      return found->value != 0;
+    };
     switch (found->number) {
-      case field::name: settings.normalizer = found->content; break;
+      case field::name:
+        settings.normalizer = found->content;
+        break;
       case field::precompiled_charsmap:
         // A crafted table makes the library read out of bounds, and Llama, Mistral and their kin have none.
         if (!found->content.empty()) {
-          throw Error{Fault::data, Place{name}, "the tokenizer rewrites characters by a table (precompiled_charsmap), which isn't supported",
+          throw Error{Fault::data, Place{name},
+                      "the tokenizer rewrites characters by a table (precompiled_charsmap), which isn't supported",
                       "use a model of the Llama or Mistral family; their tokenizers have an identity normalizer"};
         }
         break;
-      case field::add_dummy_prefix: settings.add_dummy_prefix = flag(); break;
-      case field::remove_extra_whitespaces: settings.remove_extra_whitespaces = flag(); break;
-      case field::escape_whitespaces: settings.escape_whitespaces = flag(); break;
-      default: break;
+      case field::add_dummy_prefix:
+        settings.add_dummy_prefix = flag();
+        break;
+      case field::remove_extra_whitespaces:
+        settings.remove_extra_whitespaces = flag();
+        break;
+      case field::escape_whitespaces:
+        settings.escape_whitespaces = flag();
+        break;
+      default:
+        break;
     }
   }
 }
@@ -185,14 +256,16 @@ void check_pieces(const std::vector<SentencePiece>& pieces, const Settings& sett
   for (std::size_t id = 0; id < pieces.size(); ++id) {
     const SentencePiece& piece = pieces[id];
     if (piece.text.empty()) refuse(name, fmt::format("piece {} is empty", id));
-    if (piece.text.size() > kMaxPieceBytes) refuse(name, fmt::format("piece {} has {} bytes; a piece has at most {}", id, piece.text.size(), kMaxPieceBytes));
+    if (piece.text.size() > kMaxPieceBytes)
+      refuse(name, fmt::format("piece {} has {} bytes; a piece has at most {}", id, piece.text.size(), kMaxPieceBytes));
     if (piece.text.find('\0') != std::string::npos) refuse(name, fmt::format("piece {} holds a NUL byte", id));
     if (!is_utf8(piece.text)) refuse(name, fmt::format("piece {} isn't valid UTF-8", id));
     if (!std::isfinite(piece.score)) refuse(name, fmt::format("piece {} has a score that isn't a finite number", id));
     if (!seen.insert(piece.text).second) refuse(name, fmt::format("piece {} is there twice", id));
     byte_pieces += piece.type == PieceType::byte;
     if ((piece.type == PieceType::unknown) != (static_cast<std::int64_t>(id) == settings.unk_id)) {
-      refuse(name, fmt::format("piece {}: exactly the piece of unk_id {} must be of the type 'unknown'", id, settings.unk_id));
+      refuse(name, fmt::format("piece {}: exactly the piece of unk_id {} must be of the type 'unknown'", id,
+                               settings.unk_id));
     }
   }
   if (settings.byte_fallback && byte_pieces != 256) {
@@ -207,8 +280,9 @@ void check_settings(const Settings& settings, std::size_t piece_count, const std
   const auto in_vocabulary = [&](std::int32_t id) { return id >= -1 && id < static_cast<std::int64_t>(piece_count); };
   if (settings.unk_id < 0 || !in_vocabulary(settings.unk_id) || !in_vocabulary(settings.bos_id) ||
       !in_vocabulary(settings.eos_id) || !in_vocabulary(settings.pad_id)) {
-    refuse(name, fmt::format("the ids of special pieces (unk {}, bos {}, eos {}, pad {}) must lie in the vocabulary of {}", settings.unk_id,
-                             settings.bos_id, settings.eos_id, settings.pad_id, piece_count));
+    refuse(name,
+           fmt::format("the ids of special pieces (unk {}, bos {}, eos {}, pad {}) must lie in the vocabulary of {}",
+                       settings.unk_id, settings.bos_id, settings.eos_id, settings.pad_id, piece_count));
   }
   if (settings.treat_whitespace_as_suffix || !settings.escape_whitespaces) {
     refuse(name, "the tokenizer puts the space after a word or doesn't escape it, which isn't supported");
@@ -285,7 +359,8 @@ SentencePieceModel checked_model(std::vector<SentencePiece> pieces, const Settin
 }  // namespace
 
 SentencePieceModel parse_sentencepiece_model(std::string_view file, const std::string& name) {
-  if (file.size() > kMaxFileBytes) refuse(name, fmt::format("the file has {} bytes; a tokenizer has at most {}", file.size(), kMaxFileBytes));
+  if (file.size() > kMaxFileBytes)
+    refuse(name, fmt::format("the file has {} bytes; a tokenizer has at most {}", file.size(), kMaxFileBytes));
   Settings settings;
   std::vector<SentencePiece> pieces;
   FieldReader fields(file, name);
@@ -299,8 +374,12 @@ SentencePieceModel parse_sentencepiece_model(std::string_view file, const std::s
         if (pieces.size() == kMaxPieces) refuse(name, fmt::format("the file has more than {} pieces", kMaxPieces));
         pieces.push_back(read_piece(found->content, pieces.size(), name));
         break;
-      case field::trainer_spec: read_trainer(found->content, settings, name); break;
-      case field::normalizer_spec: read_normalizer(found->content, settings, name); break;
+      case field::trainer_spec:
+        read_trainer(found->content, settings, name);
+        break;
+      case field::normalizer_spec:
+        read_normalizer(found->content, settings, name);
+        break;
       default: {
         Settings unused;
         read_normalizer(found->content, unused, name);
@@ -314,7 +393,8 @@ SentencePieceModel read_sentencepiece_model(const std::filesystem::path& path) {
   std::error_code status;
   if (!std::filesystem::is_regular_file(path, status)) refuse(path.string(), "there is no such file");
   const std::uintmax_t size = std::filesystem::file_size(path, status);
-  if (status || size > kMaxFileBytes) refuse(path.string(), fmt::format("the file has {} bytes; a tokenizer has at most {}", size, kMaxFileBytes));
+  if (status || size > kMaxFileBytes)
+    refuse(path.string(), fmt::format("the file has {} bytes; a tokenizer has at most {}", size, kMaxFileBytes));
   std::string bytes(size, '\0');
   std::ifstream file(path, std::ios::binary);
   if (!file.read(bytes.data(), static_cast<std::streamsize>(size))) refuse(path.string(), "the file can't be read");
@@ -323,8 +403,13 @@ SentencePieceModel read_sentencepiece_model(const std::filesystem::path& path) {
 
 SentencePieceModel make_sentencepiece_model(std::vector<SentencePiece> pieces, std::int32_t unk_id, std::int32_t bos_id,
                                             std::int32_t eos_id, bool add_dummy_prefix, const std::string& name) {
-  Settings settings{.model_type = ModelType::bpe, .byte_fallback = true, .add_dummy_prefix = add_dummy_prefix, .remove_extra_whitespaces = false,
-                    .unk_id = unk_id, .bos_id = bos_id, .eos_id = eos_id};
+  Settings settings{.model_type = ModelType::bpe,
+                    .byte_fallback = true,
+                    .add_dummy_prefix = add_dummy_prefix,
+                    .remove_extra_whitespaces = false,
+                    .unk_id = unk_id,
+                    .bos_id = bos_id,
+                    .eos_id = eos_id};
   // The library finds its special pieces by these names.
   const auto text_of = [&](std::int32_t id, const std::string& otherwise) {
     return id >= 0 && id < static_cast<std::int64_t>(pieces.size()) ? pieces[id].text : otherwise;

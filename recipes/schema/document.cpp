@@ -6,7 +6,7 @@
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/parser.h>
 
-#include <algorithm>
+#include <map>
 #include <sstream>
 
 namespace tune {
@@ -15,12 +15,18 @@ namespace {
 constexpr std::size_t kLargestFile = 1024 * 1024;
 constexpr std::size_t kLongestScalar = 64 * 1024;
 constexpr std::size_t kDeepest = 32;
+constexpr std::size_t kMostEntries = 1000;  // of one section or list
 
 // Bytes of the character that starts at text[i], 0 where it is no well-formed UTF-8 (Unicode 15, table 3-7).
 std::size_t utf8_length(std::string_view text, std::size_t i) {
   const auto byte = [&](std::size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0U; };
   const unsigned first = byte(0);
-  const std::size_t length = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
+  const std::size_t length = first < 0x80   ? 1
+                             : first < 0xC2 ? 0
+                             : first < 0xE0 ? 2
+                             : first < 0xF0 ? 3
+                             : first < 0xF5 ? 4
+                                            : 0;
   for (std::size_t k = 1; k < length; ++k)
     if ((byte(k) & 0xC0) != 0x80) return 0;
   const unsigned second = byte(1);
@@ -49,9 +55,10 @@ bool is_text(std::string_view text, const std::string& file, Problems& problems)
   return true;
 }
 
-// Stops the library's recursion before it gets deep.
-struct TooDeep {
+// Ends the parsing: nothing behind it is looked at, and the library's recursion never gets deep.
+struct Refusal {
   Place place;
+  std::string what, remedy;
 };
 
 // Builds the tree from the library's events. Events, not its node graph: anchors, tags and places are visible here, and
@@ -72,17 +79,21 @@ class Builder : public YAML::EventHandler {
     problems_.add(place(mark), "YAML aliases (*name) are not part of recipes", "write the value out");
     put({.place = place(mark)});
   }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& text) override {
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& text) override {
     refuse_extras(mark, anchor, tag);
     if (text.size() > kLongestScalar)
-      problems_.add(place(mark), fmt::format("a value of {} bytes", text.size()), fmt::format("the longest is {}", kLongestScalar));
+      problems_.add(place(mark), fmt::format("a value of {} bytes", text.size()),
+                    fmt::format("the longest is {}", kLongestScalar));
     put({.kind = YamlValue::Kind::scalar, .text = text, .quoted = tag == "!", .place = place(mark)});
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
     open(mark, tag, anchor, YamlValue::Kind::list);
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
     open(mark, tag, anchor, YamlValue::Kind::map);
   }
   void OnMapEnd() override { close(); }
@@ -90,7 +101,8 @@ class Builder : public YAML::EventHandler {
  private:
   struct Level {
     YamlValue value;
-    std::optional<YamlEntry> key;  // of a map: the key that waits for its value
+    std::optional<YamlEntry> key;                     // of a map: the key that waits for its value
+    std::map<std::string, std::int64_t> first_lines;  // of a map: where each key was first given
   };
 
   Place place(const YAML::Mark& mark) const {
@@ -105,9 +117,10 @@ class Builder : public YAML::EventHandler {
   }
 
   void open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YamlValue::Kind kind) {
-    if (levels_.size() == kDeepest) throw TooDeep{place(mark)};
+    if (levels_.size() == kDeepest)
+      throw Refusal{place(mark), fmt::format("more than {} levels of nesting", kDeepest), "a recipe needs five"};
     refuse_extras(mark, anchor, tag);
-    levels_.push_back({{.kind = kind, .place = place(mark)}, {}});
+    levels_.push_back({{.kind = kind, .place = place(mark)}, {}, {}});
   }
 
   void close() {
@@ -122,6 +135,9 @@ class Builder : public YAML::EventHandler {
       return;
     }
     Level& level = levels_.back();
+    if (level.value.items.size() == kMostEntries || level.first_lines.size() == kMostEntries)
+      throw Refusal{value.place, fmt::format("more than {} entries in one section", kMostEntries),
+                    "a recipe needs fifty"};
     if (level.value.kind == YamlValue::Kind::list) {
       level.value.items.push_back(std::move(value));
     } else if (!level.key) {
@@ -130,17 +146,18 @@ class Builder : public YAML::EventHandler {
       level.key = YamlEntry{value.text, value.place, {}};
     } else {
       level.key->value = std::move(value);
-      add_entry(level.value.entries, std::move(*level.key));
+      add_entry(level, std::move(*level.key));
       level.key.reset();
     }
   }
 
-  void add_entry(std::vector<YamlEntry>& entries, YamlEntry entry) {
-    const auto same = std::find_if(entries.begin(), entries.end(), [&](const YamlEntry& e) { return e.name == entry.name; });
-    if (same == entries.end())
-      entries.push_back(std::move(entry));
+  void add_entry(Level& level, YamlEntry entry) {
+    const auto [first, is_new] = level.first_lines.try_emplace(entry.name, entry.place.line);
+    if (is_new)
+      level.value.entries.push_back(std::move(entry));
     else
-      problems_.add(entry.place, fmt::format("{} is given twice, first on line {}", quoted(entry.name), same->place.line),
+      problems_.add(entry.place,
+                    fmt::format("{} is given twice, first on line {}", in_quotes(entry.name), first->second),
                     "keep one of them");
   }
 
@@ -154,17 +171,22 @@ class Builder : public YAML::EventHandler {
 
 std::string describe(const YamlValue& value) {
   switch (value.kind) {
-    case YamlValue::Kind::null: return "empty";
-    case YamlValue::Kind::list: return "a list";
-    case YamlValue::Kind::map: return "a section";
-    case YamlValue::Kind::scalar: break;
+    case YamlValue::Kind::null:
+      return "empty";
+    case YamlValue::Kind::list:
+      return "a list";
+    case YamlValue::Kind::map:
+      return "a section";
+    case YamlValue::Kind::scalar:
+      break;
   }
-  return quoted(value.text);
+  return in_quotes(value.text);
 }
 
 std::optional<YamlValue> parse_document(std::string_view text, const std::string& file, Problems& problems) {
   if (text.size() > kLargestFile) {
-    problems.add({file}, fmt::format("{} bytes are no recipe", text.size()), fmt::format("the largest is {}", kLargestFile));
+    problems.add({file}, fmt::format("{} bytes are no recipe", text.size()),
+                 fmt::format("the largest is {}", kLargestFile));
     return std::nullopt;
   }
   if (!is_text(text, file, problems)) return std::nullopt;
@@ -177,8 +199,8 @@ std::optional<YamlValue> parse_document(std::string_view text, const std::string
     YamlValue root = builder.take();
     if (parser) problems.add({file}, "more than one YAML document", "keep what stands before the second ---");
     return root;
-  } catch (const TooDeep& deep) {
-    problems.add(deep.place, fmt::format("more than {} levels of nesting", kDeepest), "a recipe needs five");
+  } catch (const Refusal& refusal) {
+    problems.add(refusal.place, refusal.what, refusal.remedy);
   } catch (const YAML::Exception& error) {
     Place place{file};
     if (!error.mark.is_null()) place = {file, error.mark.line + 1, error.mark.column + 1};

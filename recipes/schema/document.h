@@ -33,8 +33,8 @@ struct YamlEntry {
 std::string describe(const YamlValue& value);
 
 /// Parses one YAML document. What a recipe may not hold goes to `problems`: invalid UTF-8, control characters, anchors,
-/// aliases, tags, a second document, keys given twice, more than 1 MiB, 32 levels or 64 KiB in one value. Nothing comes
-/// back where the text cannot be read to its end. An empty text gives a null.
+/// aliases, tags, a second document, keys given twice, more than 1 MiB, 32 levels, 1000 entries of a section or 64 KiB
+/// in one value. Nothing comes back where the text cannot be read to its end. An empty text gives a null.
 std::optional<YamlValue> parse_document(std::string_view text, const std::string& file, Problems& problems);
 
 }  // namespace tune

@@ -27,6 +27,6 @@ class Problems {
 };
 
 /// A user's text inside a message: in double quotes, control characters escaped, cut after 60 bytes.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace tune

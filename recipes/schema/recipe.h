@@ -18,13 +18,13 @@ enum class Overflow { error, drop, truncate, split };
 enum class TrainOn { assistant, last, all };
 enum class DatasetType { chat, alpaca, prompt_completion, text };
 enum class Scheduler { constant, linear, cosine, wsd };
-enum class Optimizer { adamw, sgd };
+enum class OptimizerType { adamw, sgd };
 enum class Device { automatic, cpu, cuda };
 enum class ExportFormat { adapter, hf, gguf, gguf_lora };
 enum class Quant { f32, f16, bf16, q8_0 };
 
 struct ModelOptions {
-  std::string base_model;  // folder in Hugging Face layout, or one .gguf file
+  std::string base_model;      // folder in Hugging Face layout, or one .gguf file
   std::optional<Dtype> dtype;  // of the weights in memory; default: as train.precision says
 };
 
@@ -41,10 +41,11 @@ struct AdapterOptions {
 struct DatasetOptions {
   std::string path;  // .jsonl .json .csv .parquet .txt, each also .gz or .zst
   DatasetType type = DatasetType::chat;
-  double weight = 1.0;                            // share of rows against the other data sets; 1 = every row once an epoch
+  double weight = 1.0;  // share of rows against the other data sets; 1 = every row once an epoch
   std::map<std::string, std::string> field_names;  // our name -> the name in the file, e.g. {prompt: q, completion: a}
   std::map<std::string, std::string> field_roles;  // role in the file -> system | user | assistant
-  std::int64_t holdout_every = 0;  // k > 0: only rows whose index (from 0) % k == k - 1 (eval), or all but those (train)
+  /// k > 0: only rows whose index (from 0) % k == k - 1 (eval), or all but those (train)
+  std::int64_t holdout_every = 0;
 };
 
 struct DataOptions {
@@ -70,7 +71,7 @@ struct TrainOptions {
   double warmup_ratio = 0.0;
   std::int64_t warmup_steps = 0;  // > 0 wins over warmup_ratio
   double decay_ratio = 0.1;       // wsd only: share of the steps in the final decay
-  Optimizer optim = Optimizer::adamw;
+  OptimizerType optim = OptimizerType::adamw;
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.999;
   double adam_epsilon = 1.0e-8;

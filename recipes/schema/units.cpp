@@ -42,9 +42,9 @@ std::int64_t parse_bytes(std::string_view text, const std::string& place) {
     std::string_view name;
     double bytes;
   };
-  constexpr std::array kUnits = {Unit{"KiB", 0x1p10}, Unit{"MiB", 0x1p20}, Unit{"GiB", 0x1p30}, Unit{"TiB", 0x1p40},
-                                 Unit{"KB", 1e3},     Unit{"MB", 1e6},     Unit{"GB", 1e9},     Unit{"TB", 1e12},
-                                 Unit{"B", 1}};
+  constexpr std::array kUnits = {Unit{"KiB", 0x1p10}, Unit{"MiB", 0x1p20}, Unit{"GiB", 0x1p30},
+                                 Unit{"TiB", 0x1p40}, Unit{"KB", 1e3},     Unit{"MB", 1e6},
+                                 Unit{"GB", 1e9},     Unit{"TB", 1e12},    Unit{"B", 1}};
   std::string_view digits = text;
   double unit_bytes = 1;
   for (const Unit& unit : kUnits) {
@@ -56,7 +56,10 @@ std::int64_t parse_bytes(std::string_view text, const std::string& place) {
   while (digits.ends_with(' ')) digits.remove_suffix(1);
   const auto number = parse_number(digits);
   if (!number || *number < 0 || *number * unit_bytes >= 0x1p63)
-    throw Error{Fault::recipe, {place}, fmt::format("{} is no amount of memory", quoted(text)), "write it as 24GiB, 512MiB or 24GB"};
+    throw Error{Fault::recipe,
+                {place},
+                fmt::format("{} is no amount of memory", in_quotes(text)),
+                "write it as 24GiB, 512MiB or 24GB"};
   return static_cast<std::int64_t>(*number * unit_bytes);
 }
 
@@ -73,7 +76,7 @@ Expanded expand_environment(std::string_view text) {
     const std::size_t end = text.find('}', start);
     const std::string name(text.substr(start + 2, end == std::string_view::npos ? end : end - start - 2));
     if (end == std::string_view::npos || !is_name(name)) {
-      result.problem = fmt::format("{} holds ${{ without a variable's name and }}", quoted(text));
+      result.problem = fmt::format("{} holds ${{ without a variable's name and }}", in_quotes(text));
       result.remedy = "write ${NAME}, or $${ for the two characters themselves";
       return result;
     }
@@ -84,7 +87,7 @@ Expanded expand_environment(std::string_view text) {
       return result;
     }
     if (std::any_of(value, value + std::char_traits<char>::length(value), [](char c) { return c >= 0 && c < 0x20; })) {
-      result.problem = fmt::format("the environment variable {} holds a control character: {}", name, quoted(value));
+      result.problem = fmt::format("the environment variable {} holds a control character: {}", name, in_quotes(value));
       result.remedy = "it must be a path";
       return result;
     }

@@ -63,7 +63,7 @@ at::Tensor attention_reference(const at::Tensor& qkv, const std::vector<std::int
     const at::Tensor v =
         heads.narrow(0, shape.query_heads + shape.kv_heads, shape.kv_heads).repeat_interleave(group, 0);
     const at::Tensor hidden = visible(length, shape.window, qkv.device()).logical_not();
-    const at::Tensor scores = at::matmul(q, k.transpose(1, 2)).to(at::kFloat).mul(scale);
+    const at::Tensor scores = at::matmul(q, k.transpose(1, 2)).to(at::promote_types(qkv.scalar_type(), at::kFloat)).mul(scale);
     const at::Tensor weights =
         at::softmax(scores.masked_fill(hidden, -std::numeric_limits<float>::infinity()), -1).to(qkv.scalar_type());
     outs.push_back(at::matmul(weights, v).transpose(0, 1).reshape({length, shape.query_heads * shape.head_dim}));

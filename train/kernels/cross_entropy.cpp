@@ -111,7 +111,8 @@ CrossEntropyResult linear_cross_entropy(const at::Tensor& hidden, const at::Tens
 }
 
 at::Tensor linear_cross_entropy_reference(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels) {
-  const at::Tensor log_probabilities = at::log_softmax(at::matmul(hidden, weight.t()).to(at::kFloat), -1);
+  const at::Tensor logits = at::matmul(hidden, weight.t());
+  const at::Tensor log_probabilities = at::log_softmax(logits.to(at::promote_types(logits.scalar_type(), at::kFloat)), -1);
   return -log_probabilities.gather(1, labels.unsqueeze(1)).sum();
 }
 

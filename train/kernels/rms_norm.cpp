@@ -198,7 +198,7 @@ at::Tensor rms_norm_recompute(const at::Tensor& x, const at::Tensor& weight, con
 }
 
 at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor wide = x.to(at::promote_types(x.scalar_type(), at::kFloat));
   const at::Tensor normed = wide * at::rsqrt(wide.pow(2).mean(-1, true) + eps);
   return weight * normed.to(x.scalar_type());
 }

@@ -25,7 +25,7 @@ void rms_norm_backward_add_(at::Tensor& dx, const at::Tensor& dy, const at::Tens
 /// y again from what the forward saved, for backward passes that did not keep it.
 at::Tensor rms_norm_recompute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inv_rms);
 
-/// Plain differentiable ATen, the oracle of the tests.
+/// Plain differentiable ATen, the oracle of the tests; fp64 stays fp64.
 at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 }  // namespace tune

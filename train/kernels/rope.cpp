@@ -87,7 +87,7 @@ at::Tensor rope_reference(const at::Tensor& x, std::int64_t heads, std::int64_t 
   const at::Tensor angles =
       positions.to(at::kFloat).unsqueeze(1) * inverse_frequencies(head_dim, theta, x.device()).unsqueeze(0);
   const at::Tensor doubled = at::cat({angles, angles}, 1).unsqueeze(1);  // [tokens, 1, head_dim]
-  const at::Tensor wide = x.to(at::kFloat).view({x.size(0), heads, head_dim});
+  const at::Tensor wide = x.to(at::promote_types(x.scalar_type(), at::kFloat)).view({x.size(0), heads, head_dim});
   const auto halves = wide.chunk(2, -1);
   const at::Tensor turned = at::cat({-halves[1], halves[0]}, -1);
   return (wide * doubled.cos() + turned * doubled.sin()).reshape(x.sizes()).to(x.scalar_type());

@@ -18,7 +18,7 @@ RopeTable make_rope_table(std::int64_t positions, std::int64_t head_dim, double 
 void rope_(at::Tensor x, std::int64_t heads, std::int64_t head_dim, const at::Tensor& positions, const RopeTable& table,
            bool inverse);
 
-/// Plain differentiable ATen, the oracle of the tests. x [tokens, heads * head_dim].
+/// Plain differentiable ATen, the oracle of the tests; fp64 stays fp64. x [tokens, heads * head_dim].
 at::Tensor rope_reference(const at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const at::Tensor& positions,
                           double theta);
 

@@ -90,7 +90,7 @@ void swiglu_backward_(at::Tensor& gate_up, const at::Tensor& d_y) {
 }
 
 at::Tensor swiglu_reference(const at::Tensor& gate_up) {
-  const auto halves = gate_up.to(at::kFloat).chunk(2, -1);
+  const auto halves = gate_up.to(at::promote_types(gate_up.scalar_type(), at::kFloat)).chunk(2, -1);
   return (at::silu(halves[0]) * halves[1]).to(gate_up.scalar_type());
 }
 

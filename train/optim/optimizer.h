@@ -17,7 +17,7 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
   virtual void step(double learning_rate) = 0;
-  void zero_gradients();
+  virtual void zero_gradients() = 0;
 
   /// Its tensors, on the host, named "<parameter>.exp_avg" and so on ("<parameter>.master" where values are not fp32).
   /// The bytes stay valid until the next step.

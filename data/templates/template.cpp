@@ -1,0 +1,99 @@
+#include "data/templates/template.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "data/templates/chat_spans.h"
+#include "data/tokenizer/utf8.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/suggest.h"
+
+namespace tune {
+
+namespace {
+
+using TemplateFunction = const ChatTemplate& (*)();
+constexpr std::array<TemplateFunction, 5> kTemplates = {zephyr_template, llama2_template, chatml_template,
+                                                        alpaca_template, none_template};
+
+// Where each span ends in the joined text.
+std::vector<std::size_t> ends_of(const std::vector<Span>& spans) {
+  std::vector<std::size_t> ends;
+  std::size_t end = 0;
+  for (const Span& span : spans) ends.push_back(end += span.text.size());
+  return ends;
+}
+
+// Whether the last trained token (white space apart) ends a turn; true where nothing is trained. `from`: how many ids
+// of the row stand before those of the encoding.
+bool trained_part_is_ended(const Row& row, const Encoding& encoding, std::size_t from, std::string_view text,
+                           const Tokenizer& tokenizer) {
+  std::size_t end = text.size();
+  for (std::size_t i = encoding.ids.size(); i-- > 0;) {
+    const auto begin = static_cast<std::size_t>(encoding.begin[i]);
+    const std::string_view token = text.substr(begin, end - begin);
+    end = begin;
+    if (!row.trained[from + i] || strip(token).empty()) continue;
+    return encoding.ids[i] == tokenizer.eos_id || tokenizer.is_special(encoding.ids[i]);
+  }
+  return true;
+}
+
+}  // namespace
+
+ChatSpans::ChatSpans(const std::vector<Message>& messages, TrainOn train_on)
+    : train_on_(train_on), last_answer_(messages.size()) {
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    if (messages[i].role == "assistant") last_answer_ = i;
+  }
+}
+
+void ChatSpans::masked(std::string text) { spans_.push_back({std::move(text), train_on_ == TrainOn::all}); }
+
+void ChatSpans::answer(std::string text, std::size_t message) {
+  spans_.push_back({std::move(text), train_on_ != TrainOn::last || message == last_answer_});
+}
+
+std::vector<std::string> template_names() {
+  std::vector<std::string> names;
+  for (const TemplateFunction get : kTemplates) names.emplace_back(get().name());
+  return names;
+}
+
+const ChatTemplate& find_template(std::string_view name) {
+  for (const TemplateFunction get : kTemplates) {
+    if (get().name() == name) return get();
+  }
+  const std::vector<std::string> names = template_names();
+  const auto meant = nearest(name, names);
+  throw Error{Fault::recipe, Place{}, fmt::format("chat_template is \"{}\"; it must be {}", name, one_of(names)),
+              meant ? fmt::format("did you mean {}?", *meant) : "write one of these names at data.chat_template"};
+}
+
+Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos) {
+  std::string text;
+  for (const Span& span : spans) text += span.text;
+  const Encoding encoding = tokenizer.encode(text);
+  const std::vector<std::size_t> ends = ends_of(spans);
+
+  Row row;
+  const auto add = [&](std::int32_t id, bool trained) {
+    row.ids.push_back(id);
+    row.trained.push_back(trained);
+  };
+  // A text that spells its own BOS must not get a second one.
+  const bool has_bos = !encoding.ids.empty() && tokenizer.bos_id == encoding.ids.front();
+  if (add_bos && tokenizer.bos_id && !has_bos) add(*tokenizer.bos_id, false);
+  const std::size_t from = row.ids.size();
+  std::size_t span = 0;
+  for (std::size_t i = 0; i < encoding.ids.size(); ++i) {
+    while (span + 1 < spans.size() && static_cast<std::size_t>(encoding.begin[i]) >= ends[span]) ++span;
+    add(encoding.ids[i], spans[span].trained);
+  }
+  if (tokenizer.eos_id && !trained_part_is_ended(row, encoding, from, text, tokenizer)) add(*tokenizer.eos_id, true);
+  return row;
+}
+
+}  // namespace tune

@@ -1,0 +1,95 @@
+#include "recipes/schema/advice.h"
+
+#include <array>
+
+namespace tune {
+namespace {
+
+struct KeyAdvice {
+  std::string_view name, advice;
+};
+constexpr std::array kKeys = {
+    KeyAdvice{"distributed", "it is planned; now one process trains on one device, leave it out"},
+    KeyAdvice{"dpo", "preference training is planned; stage is pretrain or sft now"},
+    KeyAdvice{"beta", "preference training is planned; stage is pretrain or sft now"},
+    KeyAdvice{"load_in_4bit", "qlora is planned; adapter.type: lora works now, also on a quantised .gguf base"},
+    KeyAdvice{"load_in_8bit", "qlora is planned; adapter.type: lora works now, also on a quantised .gguf base"},
+    KeyAdvice{"quantization_bit", "qlora is planned; adapter.type: lora works now, also on a quantised .gguf base"},
+    KeyAdvice{"use_dora", "DoRA is planned; adapter.type: lora works now"},
+    KeyAdvice{"use_rslora", "rsLoRA is planned; give lora_alpha = alpha * sqrt(lora_r) for the same scale"},
+    KeyAdvice{"modules_to_save", "it is planned; train all weights with adapter.type: none"},
+    KeyAdvice{"bf16", "write train.precision: bf16"},
+    KeyAdvice{"fp16", "write train.precision: bf16"},
+    KeyAdvice{"train_on_inputs", "write data.train_on: all (true) or assistant (false)"},
+    KeyAdvice{"train_on_input", "write data.train_on: all (true) or assistant (false)"},
+    KeyAdvice{"train_on_prompt", "write data.train_on: all (true) or assistant (false)"},
+    KeyAdvice{"mask_prompt", "write data.train_on: assistant (true) or all (false)"},
+    KeyAdvice{"completion_only_loss", "write data.train_on: assistant (true) or all (false)"},
+    KeyAdvice{"assistant_only_loss", "write data.train_on: assistant (true) or all (false)"},
+    KeyAdvice{"masking_strategy", "write data.train_on: assistant, last or all"},
+    KeyAdvice{"val_set_size", "write holdout_every: k in a data set of datasets and of eval_datasets"},
+    KeyAdvice{"resume_from_checkpoint", "it belongs on the command line: tune run --resume auto"},
+    KeyAdvice{"deepspeed", "sharding is planned; leave it out"},
+    KeyAdvice{"fsdp", "sharding is planned; leave it out"},
+    KeyAdvice{"<<", "YAML merge keys are not part of recipes; write the keys out"},
+};
+
+struct ValueAdvice {
+  std::string_view path, value, advice;
+};
+constexpr std::string_view kPlannedTemplate = "it is planned; zephyr, llama2, chatml, alpaca and none work now";
+constexpr std::string_view kPlannedDataset = "it is planned; chat, alpaca, prompt_completion and text work now";
+constexpr std::string_view kPlannedStage = "it is planned; pretrain and sft work now";
+constexpr std::string_view kPlannedQuant = "it is planned; f32, f16, bf16 and q8_0 work now";
+constexpr std::string_view kPlannedReport = "jsonl and tensorboard are written; wandb and others can import those";
+constexpr std::array kValues = {
+    ValueAdvice{"stage", "dpo", kPlannedStage},
+    ValueAdvice{"stage", "kto", kPlannedStage},
+    ValueAdvice{"stage", "orpo", kPlannedStage},
+    ValueAdvice{"adapter.type", "qlora", "it is planned; lora works now, also on a quantised .gguf base"},
+    ValueAdvice{"adapter.type", "full", "write none to train all weights"},
+    ValueAdvice{"train.optim", "adamw_8bit", "it is planned; adamw and sgd work now"},
+    ValueAdvice{"train.optim", "adamw_torch", "write adamw"},
+    ValueAdvice{"train.optim", "adamw_torch_fused", "write adamw"},
+    ValueAdvice{"train.precision", "fp8", "it is planned; fp32 and bf16 work now"},
+    ValueAdvice{"train.lr_scheduler_type", "warmup_stable_decay", "write wsd"},
+    ValueAdvice{"data.chat_template", "mistral", kPlannedTemplate},
+    ValueAdvice{"data.chat_template", "solar", kPlannedTemplate},
+    ValueAdvice{"data.chat_template", "codellama", kPlannedTemplate},
+    ValueAdvice{"data.chat_template", "codellama-70b", kPlannedTemplate},
+    ValueAdvice{"data.chat_template", "model", kPlannedTemplate},
+    ValueAdvice{"data.datasets[].type", "preference", kPlannedDataset},
+    ValueAdvice{"data.datasets[].type", "fim", kPlannedDataset},
+    ValueAdvice{"data.datasets[].type", "tokens", kPlannedDataset},
+    ValueAdvice{"data.datasets[].type", "sharegpt", "write chat; ShareGPT conversations are recognised"},
+    ValueAdvice{"data.datasets[].type", "openai", "write chat; OpenAI messages are recognised"},
+    ValueAdvice{"data.datasets[].type", "chat_template", "write chat"},
+    ValueAdvice{"data.datasets[].type", "completion", "write text, or prompt_completion for pairs"},
+    ValueAdvice{"data.datasets[].type", "pretrain", "write text"},
+    ValueAdvice{"export[].format", "onnx", "it is planned; adapter, hf, gguf and gguf-lora work now"},
+    ValueAdvice{"export[].quant", "q4_0", kPlannedQuant},
+    ValueAdvice{"export[].quant", "q4_k_m", kPlannedQuant},
+    ValueAdvice{"export[].quant", "q5_k_m", kPlannedQuant},
+    ValueAdvice{"export[].quant", "q6_k", kPlannedQuant},
+    ValueAdvice{"logging.report_to", "wandb", kPlannedReport},
+    ValueAdvice{"logging.report_to", "mlflow", kPlannedReport},
+    ValueAdvice{"logging.report_to", "none", "write an empty list: []"},
+    ValueAdvice{"adapter.lora_target_modules", "all", "write all-linear"},
+};
+
+}  // namespace
+
+std::string_view advice_for_key(std::string_view name) {
+  for (const KeyAdvice& row : kKeys)
+    if (row.name == name) return row.advice;
+  return {};
+}
+
+std::string_view advice_for_value(std::string_view path, std::string_view value) {
+  if (path == "data.eval_datasets[].type") path = "data.datasets[].type";
+  for (const ValueAdvice& row : kValues)
+    if (row.path == path && row.value == value) return row.advice;
+  return {};
+}
+
+}  // namespace tune

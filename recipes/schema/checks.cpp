@@ -1,0 +1,175 @@
+#include "recipes/schema/checks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "recipes/schema/spelling.h"
+#include "recipes/schema/suggest.h"
+
+namespace tune {
+namespace {
+
+// One function a sentence, named after it.
+
+void fp16_is_not_for_training(const Recipe& recipe, Reading& reading) {
+  if (recipe.train.precision == Dtype::fp16)
+    reading.problems.add(reading.place_of("train.precision"),
+                         "precision is fp16, which overflows in training without loss scaling", "write bf16");
+  if (recipe.model.dtype == Dtype::fp16)
+    reading.problems.add(reading.place_of("model.dtype"), "dtype is fp16, which training does not compute in",
+                         "write bf16");
+}
+
+void fp32_arithmetic_needs_fp32_weights_to_be_trained(const Recipe& recipe, Reading& reading) {
+  if (recipe.adapter.type == AdapterType::none && recipe.train.precision == Dtype::fp32 &&
+      recipe.model.dtype == Dtype::bf16)
+    reading.problems.add(reading.place_of("model.dtype"),
+                         "dtype is bf16, but all weights are trained with precision fp32",
+                         "write dtype: fp32, or precision: bf16");
+}
+
+void target_modules_are_linear_layers(const Recipe& recipe, Reading& reading) {
+  static const std::vector<std::string> kModules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                    "gate_proj", "up_proj", "down_proj"};
+  const auto& modules = recipe.adapter.lora_target_modules;
+  const Place place = reading.place_of("adapter.lora_target_modules");
+  if (modules.empty() && recipe.adapter.type == AdapterType::lora)
+    reading.problems.add(place, "lora_target_modules is empty", "write all-linear, or names such as q_proj");
+  for (const std::string& module : modules) {
+    if (module == "all-linear") {
+      if (modules.size() > 1)
+        reading.problems.add(place, "lora_target_modules holds all-linear and other names", "all-linear stands alone");
+      continue;
+    }
+    if (std::find(kModules.begin(), kModules.end(), module) != kModules.end()) continue;
+    auto known = kModules;
+    known.push_back("all-linear");
+    const auto meant = module == "all" ? std::optional<std::string>("all-linear") : nearest(module, known);
+    reading.problems.add(place, fmt::format("lora_target_modules holds {}", in_quotes(module)),
+                         meant ? fmt::format("did you mean {}?", *meant) : "linear layers are " + one_of(known));
+  }
+}
+
+void an_adapter_to_start_from_needs_type_lora(const Recipe& recipe, Reading& reading) {
+  if (recipe.adapter.type == AdapterType::none && !recipe.adapter.init_adapter.empty())
+    reading.problems.add(reading.place_of("adapter.init_adapter"), "init_adapter is given, but adapter.type is none",
+                         "write type: lora, or merge the adapter into the base model first");
+}
+
+void warm_up_and_decay_fit_into_the_steps(const Recipe& recipe, Reading& reading) {
+  const TrainOptions& train = recipe.train;
+  if (train.lr_scheduler_type == Scheduler::wsd && train.warmup_steps == 0 &&
+      train.warmup_ratio + train.decay_ratio > 1)
+    reading.problems.add(
+        reading.place_of("train.decay_ratio"),
+        fmt::format("warmup_ratio {} + decay_ratio {} is more than 1", train.warmup_ratio, train.decay_ratio),
+        "together they share all steps");
+  if (train.max_steps > 0 && train.warmup_steps > train.max_steps)
+    reading.problems.add(reading.place_of("train.warmup_steps"),
+                         fmt::format("warmup_steps is {}, max_steps only {}", train.warmup_steps, train.max_steps),
+                         "warm up for fewer steps");
+}
+
+void holding_out_every_row_leaves_nothing(const Recipe& recipe, Reading& reading) {
+  const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
+    for (std::size_t i = 0; i < datasets.size(); ++i)
+      if (datasets[i].holdout_every == 1)
+        reading.problems.add(reading.place_of(fmt::format("data.{}[{}].holdout_every", name, i)), "holdout_every is 1",
+                             "it must be 2 or more, or 0 for all rows");
+  };
+  check(recipe.data.datasets, "datasets");
+  check(recipe.data.eval_datasets, "eval_datasets");
+}
+
+void rows_are_not_trained_and_evaluated_at_once(const Recipe& recipe, Reading& reading) {
+  for (std::size_t i = 0; i < recipe.data.eval_datasets.size(); ++i) {
+    const DatasetOptions& eval = recipe.data.eval_datasets[i];
+    for (const DatasetOptions& train : recipe.data.datasets)
+      if (!eval.path.empty() && eval.path == train.path &&
+          (eval.holdout_every == 0 || eval.holdout_every != train.holdout_every))
+        reading.problems.add(reading.place_of(fmt::format("data.eval_datasets[{}].path", i)),
+                             fmt::format("{} is trained on and evaluated on", in_quotes(eval.path)),
+                             "write the same holdout_every: 10 in both places, or name another file");
+  }
+}
+
+void roles_are_system_user_assistant(const Recipe& recipe, Reading& reading) {
+  const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
+    for (std::size_t i = 0; i < datasets.size(); ++i)
+      for (const auto& [theirs, ours] : datasets[i].field_roles)
+        if (ours != "system" && ours != "user" && ours != "assistant")
+          reading.problems.add(reading.place_of(fmt::format("data.{}[{}].field_roles.{}", name, i, theirs)),
+                               fmt::format("role {} maps to {}", in_quotes(theirs), in_quotes(ours)),
+                               "it must be system, user or assistant");
+  };
+  check(recipe.data.datasets, "datasets");
+  check(recipe.data.eval_datasets, "eval_datasets");
+}
+
+void pretraining_trains_everything(const Recipe& recipe, Reading& reading) {
+  if (recipe.stage == Stage::pretrain && recipe.data.train_on != TrainOn::all)
+    reading.problems.add(
+        reading.place_of("data.train_on"),
+        fmt::format("train_on is {}, but stage pretrain trains every token", spelling(recipe.data.train_on)),
+        "leave it out or write all");
+}
+
+void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
+  if (recipe.eval.eval_steps > 0 && recipe.data.eval_datasets.empty() && !reading.has("data.eval_datasets"))
+    reading.problems.add(reading.place_of("eval.eval_steps"),
+                         fmt::format("eval_steps is {}, but there are no data.eval_datasets", recipe.eval.eval_steps),
+                         "name some, or leave eval_steps out");
+}
+
+void exports_can_be_written(const Recipe& recipe, Reading& reading) {
+  std::set<std::pair<ExportFormat, Quant>> seen;
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
+    const auto [format, quant] = recipe.exports[i];
+    const std::string path = fmt::format("export[{}]", i);
+    const bool is_adapter = format == ExportFormat::adapter || format == ExportFormat::gguf_lora;
+    if (is_adapter && recipe.adapter.type == AdapterType::none)
+      reading.problems.add(
+          reading.place_of(path + ".format"),
+          fmt::format("format is {}, but adapter.type is none, so there is no adapter", spelling(format)),
+          "write hf or gguf");
+    if (quant == Quant::q8_0 && format != ExportFormat::gguf)
+      reading.problems.add(reading.place_of(path + ".quant"),
+                           fmt::format("quant is q8_0 with format {}", spelling(format)),
+                           "q8_0 goes with gguf; write f32, f16 or bf16");
+    if (!seen.emplace(format, quant).second)
+      reading.problems.add(reading.place_of(path),
+                           fmt::format("{} {} is exported twice", spelling(format), spelling(quant)),
+                           "keep one of them");
+  }
+}
+
+void output_does_not_overwrite_the_base_model(const Recipe& recipe, Reading& reading) {
+  const auto plain = [](const std::string& path) {
+    const auto normal = std::filesystem::path(path).lexically_normal();
+    return normal.has_filename() ? normal : normal.parent_path();
+  };
+  if (!recipe.model.base_model.empty() && plain(recipe.output_dir) == plain(recipe.model.base_model))
+    reading.problems.add(reading.place_of("output_dir"), "output_dir is the base model's folder", "name another one");
+}
+
+}  // namespace
+
+void check_combinations(const Recipe& recipe, Reading& reading) {
+  fp16_is_not_for_training(recipe, reading);
+  fp32_arithmetic_needs_fp32_weights_to_be_trained(recipe, reading);
+  target_modules_are_linear_layers(recipe, reading);
+  an_adapter_to_start_from_needs_type_lora(recipe, reading);
+  warm_up_and_decay_fit_into_the_steps(recipe, reading);
+  holding_out_every_row_leaves_nothing(recipe, reading);
+  rows_are_not_trained_and_evaluated_at_once(recipe, reading);
+  roles_are_system_user_assistant(recipe, reading);
+  pretraining_trains_everything(recipe, reading);
+  eval_steps_need_eval_datasets(recipe, reading);
+  exports_can_be_written(recipe, reading);
+  output_does_not_overwrite_the_base_model(recipe, reading);
+}
+
+}  // namespace tune

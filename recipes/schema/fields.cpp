@@ -1,0 +1,305 @@
+#include "recipes/schema/fields.h"
+
+#include <algorithm>
+
+#include "recipes/schema/values.h"
+
+namespace tune {
+namespace {
+
+constexpr double kMost = 1e9;  // of steps, tokens and rows: beyond it a digit slipped in
+
+Rule from(double min, double max) { return {.min = min, .max = max}; }
+Rule above(double min, double max) { return {.min = min, .max = max, .above_min = true}; }
+Rule share() { return {.min = 0, .max = 1}; }
+Rule share_below_1() { return {.min = 0, .max = 1, .below_max = true}; }
+Rule path() { return {.is_path = true}; }
+Rule needed_path() { return {.is_path = true, .required = true, .not_empty = true}; }
+Rule words(std::vector<std::string> choices) { return {.choices = std::move(choices)}; }
+
+}  // namespace
+
+// Sections stand before those that hold them. A row: name, member, rule, other tools' names, help.
+
+template <>
+const std::vector<Row<ModelOptions>>& rows() {
+  using S = ModelOptions;
+  static const std::vector<Row<S>> all = {
+      {"base_model",
+       &S::base_model,
+       needed_path(),
+       {"model_name_or_path", "pretrained_model_name_or_path", "checkpoint_dir"},
+       "folder in Hugging Face layout, or one .gguf file"},
+      {"dtype", &S::dtype, {}, {"torch_dtype"}, "of the weights in memory; not given: as train.precision says"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<AdapterOptions>>& rows() {
+  using S = AdapterOptions;
+  static const std::vector<Row<S>> all = {
+      {"type", &S::type, {}, {"finetuning_type", "tuner_type"}, "none trains all weights"},
+      {"lora_r", &S::lora_r, from(1, 1024), {"r", "lora_rank", "rank", "dim"}, "rank of the adapters"},
+      {"lora_alpha", &S::lora_alpha, above(0, 65536), {"alpha"}, "the adapters are scaled by lora_alpha / lora_r"},
+      {"lora_dropout", &S::lora_dropout, share_below_1(), {"dropout"}, "share of the adapters' inputs that is dropped"},
+      {"lora_target_modules",
+       &S::lora_target_modules,
+       {},
+       {"target_modules", "lora_target", "lora_attn_modules"},
+       "linear layers that get an adapter, such as q_proj; all-linear: every one of the decoder"},
+      {"init_adapter",
+       &S::init_adapter,
+       path(),
+       {"lora_model_dir", "adapter_name_or_path"},
+       "PEFT folder to start from; empty: fresh adapters"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<DatasetOptions>>& rows() {
+  using S = DatasetOptions;
+  static const std::vector<Row<S>> all = {
+      {"path", &S::path, needed_path(), {"data_files"}, ".jsonl .json .csv .parquet .txt, each also .gz or .zst"},
+      {"type", &S::type, {}, {"formatting", "format_type"}, "what a row holds"},
+      {"weight",
+       &S::weight,
+       above(0, 1e6),
+       {},
+       "share of rows against the other data sets; 1: every row once an epoch"},
+      {"field_names", &S::field_names, {}, {"columns"}, "our name to the name in the file: {prompt: q, completion: a}"},
+      {"field_roles", &S::field_roles, {}, {}, "role in the file to system, user or assistant: {bot: assistant}"},
+      {"holdout_every",
+       &S::holdout_every,
+       from(0, kMost),
+       {},
+       "k: in datasets every k-th row is left out, in eval_datasets only every k-th row is taken; 0: all rows"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<DataOptions>>& rows() {
+  using S = DataOptions;
+  static const std::vector<Row<S>> all = {
+      {"chat_template",
+       &S::chat_template,
+       words({"zephyr", "llama2", "chatml", "alpaca", "none"}),
+       {"template", "prompt_style", "prompt_template"},
+       "prompt format"},
+      {"max_length",
+       &S::max_length,
+       from(8, 1048576),
+       {"sequence_len", "cutoff_len", "max_seq_length", "max_seq_len", "model_max_length"},
+       "tokens of a row at most"},
+      {"overflow", &S::overflow, {}, {}, "what happens to rows longer than max_length"},
+      {"packing",
+       &S::packing,
+       {},
+       {"sample_packing", "packed", "neat_packing"},
+       "several rows in one batch row of max_length; they don't see each other"},
+      {"train_on", &S::train_on, {}, {}, "turns that are trained; pretrain always trains all"},
+      {"datasets",
+       &S::datasets,
+       {.required = true, .not_empty = true},
+       {"train_dataset", "dataset"},
+       "what is trained on"},
+      {"eval_datasets", &S::eval_datasets, {}, {"eval_dataset", "test_datasets"}, "what eval_loss is measured on"},
+      {"cache_dir", &S::cache_dir, path(), {"dataset_prepared_path"}, "of tokenised data; empty: output_dir/cache"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<TrainOptions>>& rows() {
+  using S = TrainOptions;
+  static const std::vector<Row<S>> all = {
+      {"num_train_epochs",
+       &S::num_train_epochs,
+       above(0, 10000),
+       {"epochs", "num_epochs"},
+       "passes over the training data"},
+      {"max_steps", &S::max_steps, from(0, kMost), {}, "optimizer steps; above 0 it wins over num_train_epochs"},
+      {"global_batch_size",
+       &S::global_batch_size,
+       from(1, 1e6),
+       {},
+       "rows of an optimizer step; of the three sizes two are given, the third follows"},
+      {"per_device_train_batch_size",
+       &S::per_device_train_batch_size,
+       from(1, 1e6),
+       {"micro_batch_size", "batch_size", "local_batch_size"},
+       "rows of one forward and backward pass"},
+      {"gradient_accumulation_steps", &S::gradient_accumulation_steps, from(1, 1e6), {}, "passes of an optimizer step"},
+      {"learning_rate", &S::learning_rate, above(0, 10), {"lr"}, "highest learning rate"},
+      {"lr_scheduler_type", &S::lr_scheduler_type, {}, {"lr_scheduler", "lr_decay_style"}, "course after the warm-up"},
+      {"warmup_ratio", &S::warmup_ratio, share(), {}, "share of the steps in the warm-up"},
+      {"warmup_steps",
+       &S::warmup_steps,
+       from(0, kMost),
+       {"num_warmup_steps", "lr_warmup_steps"},
+       "steps of the warm-up; above 0 it wins over warmup_ratio"},
+      {"decay_ratio", &S::decay_ratio, share(), {}, "wsd only: share of the steps in the final decay"},
+      {"optim", &S::optim, {}, {"optimizer"}, "optimizer"},
+      {"adam_beta1", &S::adam_beta1, share_below_1(), {"beta1"}, "AdamW's decay of the mean"},
+      {"adam_beta2", &S::adam_beta2, share_below_1(), {"beta2"}, "AdamW's decay of the square"},
+      {"adam_epsilon", &S::adam_epsilon, above(0, 1), {"adam_eps", "eps"}, "AdamW's guard against division by 0"},
+      {"weight_decay", &S::weight_decay, share(), {}, "decoupled from the gradient"},
+      {"max_grad_norm",
+       &S::max_grad_norm,
+       from(0, 1e6),
+       {"clip_grad_norm", "max_norm", "gradient_clipping"},
+       "gradients are scaled down to this norm; 0: never"},
+      {"gradient_checkpointing",
+       &S::gradient_checkpointing,
+       {},
+       {"enable_activation_checkpointing", "activation_checkpointing"},
+       "less memory for a third more computing"},
+      {"precision", &S::precision, {}, {}, "of the arithmetic; fp16 is refused for training"},
+      {"device", &S::device, {}, {}, "auto: the GPU where there is one"},
+      {"seed", &S::seed, from(0, 9007199254740992), {"random_seed"}, "of order, dropout and fresh adapters"},
+      {"deterministic",
+       &S::deterministic,
+       {},
+       {},
+       "CUDA: only exact kernels, so that resume is bit-exact; CPU: always"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<EvalOptions>>& rows() {
+  using S = EvalOptions;
+  static const std::vector<Row<S>> all = {
+      {"eval_steps", &S::eval_steps, from(0, kMost), {"eval_interval"}, "0: only before the first step and at the end"},
+      {"per_device_eval_batch_size",
+       &S::per_device_eval_batch_size,
+       from(1, 1e6),
+       {"eval_batch_size"},
+       "rows at a time"},
+      {"sample_prompts", &S::sample_prompts, {}, {}, "answered before and after training"},
+      {"sample_max_tokens", &S::sample_max_tokens, from(1, 1048576), {"max_new_tokens"}, "of such an answer"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<SaveOptions>>& rows() {
+  using S = SaveOptions;
+  static const std::vector<Row<S>> all = {
+      {"save_steps",
+       &S::save_steps,
+       from(0, kMost),
+       {"save_interval", "save_every_n_steps", "ckpt_every_steps"},
+       "steps between checkpoints; 0: only at the end"},
+      {"save_total_limit",
+       &S::save_total_limit,
+       from(1, kMost),
+       {"keep_last_n_checkpoints"},
+       "older checkpoints are deleted"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<LoggingOptions>>& rows() {
+  using S = LoggingOptions;
+  static const std::vector<Row<S>> all = {
+      {"logging_steps",
+       &S::logging_steps,
+       from(1, kMost),
+       {"log_every_n_steps", "log_interval"},
+       "steps between log lines"},
+      {"report_to",
+       &S::report_to,
+       words({"jsonl", "tensorboard"}),
+       {},
+       "where log lines go; []: only the progress line"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<ExportOptions>>& rows() {
+  using S = ExportOptions;
+  static const std::vector<Row<S>> all = {
+      {"format", &S::format, {}, {}, "what others can load: PEFT, Hugging Face, llama.cpp"},
+      {"quant", &S::quant, {}, {"gguf_quant", "outtype", "quantization_method"}, "of the weights; q8_0 with gguf only"},
+  };
+  return all;
+}
+
+template <>
+const std::vector<Row<Recipe>>& rows() {
+  using S = Recipe;
+  static const std::vector<Row<S>> all = {
+      {"model", &S::model, {}, {}, ""},
+      {"stage", &S::stage, {}, {}, "pretrain: plain text; sft: conversations"},
+      {"adapter", &S::adapter, {}, {"peft"}, ""},
+      {"data", &S::data, {}, {}, ""},
+      {"train", &S::train, {}, {"training"}, ""},
+      {"eval", &S::eval, {}, {}, ""},
+      {"save", &S::save, {}, {}, ""},
+      {"logging", &S::logging, {}, {}, ""},
+      {"export", &S::exports, {}, {"exports"}, "written when training ends"},
+      {"output_dir", &S::output_dir, {.is_path = true, .not_empty = true}, {"out_dir"}, "everything that a run writes"},
+  };
+  return all;
+}
+
+std::vector<FieldDoc> field_docs() {
+  std::vector<FieldDoc> docs;
+  list_fields<Recipe>("", docs);
+  return docs;
+}
+
+Place Reading::place_of(std::string path) const {
+  while (!path.empty()) {
+    if (const auto found = places.find(path); found != places.end()) return found->second;
+    const std::size_t end = path.find_last_of(".[");
+    path.resize(end == std::string::npos ? 0 : end);
+  }
+  return places.at("");
+}
+
+Recipe read_fields(const YamlValue& document, const std::string& file, Reading& reading) {
+  Recipe recipe;
+  recipe.file = file;
+  reading.places[""] = {file};
+  if (document.kind == YamlValue::Kind::map || document.kind == YamlValue::Kind::null)
+    read_section(recipe, document.entries, {file}, "", reading);
+  else
+    reading.problems.add(document.place, fmt::format("the recipe is {}", describe(document)),
+                         "it must be sections such as model: and data:");
+  return recipe;
+}
+
+std::string write_fields(const Recipe& recipe) { return write_section(recipe, 0, ""); }
+
+std::string canonical_name(std::string_view section_path, std::string_view name) {
+  const std::string path = without_positions(section_path);
+  const auto of = [&](const auto* row) { return std::string(row == nullptr ? name : row->name); };
+  if (path.empty()) return of(find_row<Recipe>(name));
+  if (path == "model.") return of(find_row<ModelOptions>(name));
+  if (path == "adapter.") return of(find_row<AdapterOptions>(name));
+  if (path == "data.") return of(find_row<DataOptions>(name));
+  if (path == "data.datasets[]." || path == "data.eval_datasets[].") return of(find_row<DatasetOptions>(name));
+  if (path == "train.") return of(find_row<TrainOptions>(name));
+  if (path == "eval.") return of(find_row<EvalOptions>(name));
+  if (path == "save.") return of(find_row<SaveOptions>(name));
+  if (path == "logging.") return of(find_row<LoggingOptions>(name));
+  if (path == "export[].") return of(find_row<ExportOptions>(name));
+  return std::string(name);
+}
+
+std::string without_positions(std::string_view path) {
+  std::string result;
+  for (const char c : path) {
+    const bool inside = !result.empty() && result.back() == '[';
+    if (!(inside && c >= '0' && c <= '9')) result += c;
+  }
+  return result;
+}
+
+}  // namespace tune

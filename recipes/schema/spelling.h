@@ -1,0 +1,89 @@
+#pragma once
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "recipes/schema/recipe.h"
+
+namespace tune {
+
+/// How the recipe spells the values of an enum, in the order of its documentation.
+template <class Enum>
+struct Spelling;
+
+template <>
+struct Spelling<Dtype> {
+  static constexpr auto values = std::to_array<std::pair<Dtype, std::string_view>>(
+      {{Dtype::fp32, "fp32"}, {Dtype::bf16, "bf16"}, {Dtype::fp16, "fp16"}});
+};
+template <>
+struct Spelling<Stage> {
+  static constexpr auto values =
+      std::to_array<std::pair<Stage, std::string_view>>({{Stage::pretrain, "pretrain"}, {Stage::sft, "sft"}});
+};
+template <>
+struct Spelling<AdapterType> {
+  static constexpr auto values = std::to_array<std::pair<AdapterType, std::string_view>>(
+      {{AdapterType::lora, "lora"}, {AdapterType::none, "none"}});
+};
+template <>
+struct Spelling<Overflow> {
+  static constexpr auto values = std::to_array<std::pair<Overflow, std::string_view>>({{Overflow::error, "error"},
+                                                                                       {Overflow::drop, "drop"},
+                                                                                       {Overflow::truncate, "truncate"},
+                                                                                       {Overflow::split, "split"}});
+};
+template <>
+struct Spelling<TrainOn> {
+  static constexpr auto values = std::to_array<std::pair<TrainOn, std::string_view>>(
+      {{TrainOn::assistant, "assistant"}, {TrainOn::last, "last"}, {TrainOn::all, "all"}});
+};
+template <>
+struct Spelling<DatasetType> {
+  static constexpr auto values =
+      std::to_array<std::pair<DatasetType, std::string_view>>({{DatasetType::chat, "chat"},
+                                                               {DatasetType::alpaca, "alpaca"},
+                                                               {DatasetType::prompt_completion, "prompt_completion"},
+                                                               {DatasetType::text, "text"}});
+};
+template <>
+struct Spelling<Scheduler> {
+  static constexpr auto values =
+      std::to_array<std::pair<Scheduler, std::string_view>>({{Scheduler::constant, "constant"},
+                                                             {Scheduler::linear, "linear"},
+                                                             {Scheduler::cosine, "cosine"},
+                                                             {Scheduler::wsd, "wsd"}});
+};
+template <>
+struct Spelling<OptimizerType> {
+  static constexpr auto values =
+      std::to_array<std::pair<OptimizerType, std::string_view>>({{OptimizerType::adamw, "adamw"}, {OptimizerType::sgd, "sgd"}});
+};
+template <>
+struct Spelling<Device> {
+  static constexpr auto values = std::to_array<std::pair<Device, std::string_view>>(
+      {{Device::automatic, "auto"}, {Device::cpu, "cpu"}, {Device::cuda, "cuda"}});
+};
+template <>
+struct Spelling<ExportFormat> {
+  static constexpr auto values =
+      std::to_array<std::pair<ExportFormat, std::string_view>>({{ExportFormat::adapter, "adapter"},
+                                                                {ExportFormat::hf, "hf"},
+                                                                {ExportFormat::gguf, "gguf"},
+                                                                {ExportFormat::gguf_lora, "gguf-lora"}});
+};
+template <>
+struct Spelling<Quant> {
+  static constexpr auto values = std::to_array<std::pair<Quant, std::string_view>>(
+      {{Quant::f32, "f32"}, {Quant::f16, "f16"}, {Quant::bf16, "bf16"}, {Quant::q8_0, "q8_0"}});
+};
+
+/// "gguf-lora" for ExportFormat::gguf_lora. Every value of the enum has a spelling.
+template <class Enum>
+constexpr std::string_view spelling(Enum value) {
+  for (const auto& [known, name] : Spelling<Enum>::values)
+    if (known == value) return name;
+  return {};
+}
+
+}  // namespace tune

@@ -1,0 +1,71 @@
+// What our tokenizer and templates make of JSON lines on stdin, a line each on stdout, for the judges.
+//   tokenizer_probe MODEL
+//   {"encode": "text"}  {"plain": "text"}                     -> {"ids": [...], "begin": [...]}
+//   {"decode": [ids], "skip_special": true}                   -> {"text": "..."}
+//   {"messages": [...], "template": "zephyr", "train_on": "assistant", "generation": false, "bos": false}
+//                                                             -> {"text": "...", "ids": [...], "trained": [...]}
+//   {"jinja": "zephyr"}                                       -> {"text": "..."}
+// A line that is refused gives {"error": "..."}.
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "data/templates/template.h"
+#include "data/tokenizer/tokenizer.h"
+#include "recipes/schema/error.h"
+
+namespace {
+
+using nlohmann::json;
+
+json encoding_json(const tune::Encoding& encoding) { return {{"ids", encoding.ids}, {"begin", encoding.begin}}; }
+
+tune::TrainOn train_on(const std::string& name) {
+  return name == "all" ? tune::TrainOn::all : name == "last" ? tune::TrainOn::last : tune::TrainOn::assistant;
+}
+
+json chat(const json& request, const tune::Tokenizer& tokenizer) {
+  std::vector<tune::Message> messages;
+  for (const json& message : request.at("messages")) messages.push_back({message.at("role"), message.at("content")});
+  const auto spans = tune::find_template(request.at("template").get<std::string>())
+                         .render(messages, tokenizer, train_on(request.value("train_on", "assistant")),
+                                 request.value("generation", false));
+  std::string text;
+  for (const tune::Span& span : spans) text += span.text;
+  const tune::Row row = tune::encode_spans(spans, tokenizer, request.value("bos", false));
+  return {{"text", text}, {"ids", row.ids}, {"trained", row.trained}};
+}
+
+json answer(const json& request, const tune::Tokenizer& tokenizer) {
+  if (request.contains("encode")) return encoding_json(tokenizer.encode(request["encode"].get<std::string>()));
+  if (request.contains("plain")) return encoding_json(tokenizer.encode_plain(request["plain"].get<std::string>()));
+  if (request.contains("jinja")) return {{"text", tune::find_template(request["jinja"].get<std::string>()).jinja()}};
+  if (request.contains("decode")) {
+    const auto ids = request["decode"].get<std::vector<std::int32_t>>();
+    return {{"text", tokenizer.decode(ids, request.value("skip_special", true))}};
+  }
+  return chat(request, tokenizer);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 2) {
+    std::cerr << "usage: tokenizer_probe MODEL < requests.jsonl\n";
+    return 2;
+  }
+  try {
+    const auto tokenizer = tune::open_tokenizer(arguments[1]);
+    for (std::string line; std::getline(std::cin, line);) {
+      json result;
+      try {
+        result = answer(json::parse(line), *tokenizer);
+      } catch (const tune::Error& error) {
+        result = {{"error", error.what()}};
+      }
+      std::cout << result.dump() << '\n';
+    }
+  } catch (const tune::Error& error) {
+    std::cerr << error.what() << '\n';
+    return error.exit_code();
+  }
+}

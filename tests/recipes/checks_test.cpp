@@ -1,0 +1,50 @@
+#include "recipes/schema/checks.h"
+
+#include "tests/recipes/recipe_text.h"
+
+namespace tune {
+namespace {
+
+TEST(Checks, SayWhatCannotGoTogether) {
+  const std::string model = "model: {base_model: base}\n";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {kLeast + "train: {precision: fp16}",
+       "r.yaml:3:20: precision is fp16, which overflows in training without loss scaling; write bf16"},
+      {kLeast + "adapter: {lora_target_modules: [q_porj]}",
+       "r.yaml:3:32: lora_target_modules holds \"q_porj\"; did you mean q_proj?"},
+      {kLeast + "adapter: {lora_target_modules: [all-linear, q_proj]}",
+       "r.yaml:3:32: lora_target_modules holds all-linear and other names; all-linear stands alone"},
+      {kLeast + "adapter: {type: none, init_adapter: a}",
+       "r.yaml:3:37: init_adapter is given, but adapter.type is none; write type: lora, or merge the adapter into the "
+       "base "
+       "model first"},
+      {kLeast + "train: {lr_scheduler_type: wsd, warmup_ratio: 0.5, decay_ratio: 0.6}",
+       "r.yaml:3:65: warmup_ratio 0.5 + decay_ratio 0.6 is more than 1; together they share all steps"},
+      {kLeast + "train: {max_steps: 5, warmup_steps: 6}",
+       "r.yaml:3:37: warmup_steps is 6, max_steps only 5; warm up for fewer steps"},
+      {kLeast + "eval: {eval_steps: 5}",
+       "r.yaml:3:20: eval_steps is 5, but there are no data.eval_datasets; name some, or leave eval_steps out"},
+      {kLeast + "stage: pretrain",  // train_on follows the stage where it is not given
+       ""},
+      {model + "stage: pretrain\ndata: {train_on: last, datasets: [{path: a}]}",
+       "r.yaml:3:18: train_on is last, but stage pretrain trains every token; leave it out or write all"},
+      {model + "data: {datasets: [{path: a, holdout_every: 1}]}",
+       "r.yaml:2:44: holdout_every is 1; it must be 2 or more, or 0 for all rows"},
+      {model + "data: {datasets: [{path: a}], eval_datasets: [{path: a, holdout_every: 10}]}",
+       "r.yaml:2:54: \"a\" is trained on and evaluated on; write the same holdout_every: 10 in both places, or name "
+       "another "
+       "file"},
+      {model + "data: {datasets: [{path: a, field_roles: {bot: asistant}}]}",
+       "r.yaml:2:48: role \"bot\" maps to \"asistant\"; it must be system, user or assistant"},
+      {kLeast + "adapter: {type: none}\nexport: [{format: gguf-lora}]",
+       "r.yaml:4:19: format is gguf-lora, but adapter.type is none, so there is no adapter; write hf or gguf"},
+      {kLeast + "export: [{format: hf, quant: q8_0}]",
+       "r.yaml:3:30: quant is q8_0 with format hf; q8_0 goes with gguf; write f32, f16 or bf16"},
+      {kLeast + "export: [{format: hf}, {format: hf}]", "r.yaml:3:24: hf bf16 is exported twice; keep one of them"},
+      {kLeast + "output_dir: ./base/", "r.yaml:3:13: output_dir is the base model's folder; name another one"},
+  };
+  for (const auto& [yaml, expected] : cases) EXPECT_EQ(complaint(yaml), expected) << yaml;
+}
+
+}  // namespace
+}  // namespace tune

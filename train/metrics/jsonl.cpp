@@ -1,0 +1,51 @@
+#include "train/metrics/jsonl.h"
+
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "checkpoints/files/atomic_file.h"
+
+namespace tune {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::filesystem::path shortened(const std::filesystem::path& file, std::int64_t first_step) {
+  std::string kept;
+  if (first_step > 0 && std::filesystem::exists(file)) {
+    std::istringstream lines(read_text(file));
+    std::string line;
+    while (std::getline(lines, line)) {
+      const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+      if (json.is_object() && json.value("step", first_step + 1) <= first_step) kept += line + "\n";
+    }
+  }
+  write_atomically(file, kept);
+  return file;
+}
+
+}  // namespace
+
+JsonLines::JsonLines(const std::filesystem::path& file, std::int64_t first_step)
+    : file_(shortened(file, first_step), WriteMode::append) {}
+
+void JsonLines::write(const StepReport& report) {
+  Json json = {{"step", report.step}, {"epoch", report.epoch}};
+  const auto add = [&](const char* key, const auto& value) {
+    if (value) json[key] = *value;
+  };
+  add("loss", report.loss);
+  add("eval_loss", report.eval_loss);
+  add("learning_rate", report.learning_rate);
+  add("grad_norm", report.grad_norm);
+  add("tokens", report.tokens);
+  add("trained_tokens", report.trained_tokens);
+  add("tokens_per_s", report.tokens_per_s);
+  add("mfu", report.mfu);
+  add("peak_memory", report.peak_memory);
+  json["time"] = std::time(nullptr);
+  file_.write(json.dump() + "\n");
+}
+
+}  // namespace tune

@@ -1,0 +1,23 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+
+namespace tune {
+
+/// One line of metrics.jsonl. Absent values are left out. Everything up to trained_tokens is the same in every run of
+/// the same recipe; what follows is measured.
+struct StepReport {
+  std::int64_t step = 0;  // optimizer steps done
+  double epoch = 0;
+  std::optional<double> loss = std::nullopt;       // of the step, nats a trained token
+  std::optional<double> eval_loss = std::nullopt;
+  std::optional<double> learning_rate = std::nullopt;
+  std::optional<double> grad_norm = std::nullopt;  // before clipping
+  std::optional<std::int64_t> tokens = std::nullopt;          // since step 0
+  std::optional<std::int64_t> trained_tokens = std::nullopt;  // since step 0
+  std::optional<double> tokens_per_s = std::nullopt;
+  std::optional<double> mfu = std::nullopt;  // share of the device's peak; absent where that is not known
+  std::optional<std::int64_t> peak_memory = std::nullopt;  // bytes
+};
+
+}  // namespace tune

@@ -1,0 +1,16 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "train/model/decoder.h"
+
+namespace tune {
+
+/// Scales all gradients by max_norm / norm where the norm over all of them is larger; max_norm 0 only measures.
+/// Returns the norm before. Sums in a fixed order: same gradients, same bits.
+double clip_gradients(std::vector<Parameter>& parameters, double max_norm);
+
+/// Name of the first parameter whose gradient holds NaN or infinity, "" when there is none.
+std::string first_non_finite(const std::vector<Parameter>& parameters);
+
+}  // namespace tune
