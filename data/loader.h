@@ -1,10 +1,10 @@
 #pragma once
 #include <cstdint>
-#include <memory>
-#include <string>
 #include <vector>
 
 #include "data/batch.h"
+#include "data/mixing.h"
+#include "data/packing.h"
 #include "data/row.h"
 #include "recipes/schema/recipe.h"
 
@@ -22,11 +22,15 @@ class TokenDataset {
 };
 
 /// Deals the rows out. What an optimizer step sees is a pure function of (data set, options, seed, step): the position
-/// in the data is the step number, so there is no other state to save.
+/// in the data is the step number, so there is no other state to save. For one thread.
+///
+/// A slot is up to max_length tokens of packed rows, or one row without packing; a micro-batch is
+/// per_device_train_batch_size slots end to end; a step is gradient_accumulation_steps micro-batches of one epoch.
 class Loader {
  public:
   /// The data set must outlive the loader. Error{Fault::data} when there is no row.
   Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train);
+  ~Loader();
 
   /// Optimizer steps of the whole run (max_steps, or all epochs, the last step of an epoch may be short).
   std::int64_t total_steps() const;
@@ -41,15 +45,28 @@ class Loader {
   std::int64_t max_micro_batch_tokens() const;
 
  private:
-  struct Epoch;
-  const Epoch& epoch(std::int64_t number) const;
+  struct Epoch {
+    std::int64_t number = 0;
+    std::int64_t first_step = 0;
+    std::int64_t steps = 0;
+    std::int64_t tokens = 0;
+  };
+  std::vector<Slot> slots_of(std::int64_t epoch) const;
+  const Epoch& epoch_of(std::int64_t step) const;
+  void add_epoch(const std::vector<Slot>& slots);
+  std::int64_t slots_per_step() const;
 
   const TokenDataset& dataset_;
   const DataOptions data_;
   const TrainOptions train_;
-  mutable std::vector<std::unique_ptr<Epoch>> epochs_;
-  std::vector<std::int64_t> first_step_of_epoch_;
+  std::vector<MixedSource> sources_;
+  std::vector<Epoch> epochs_;
   std::int64_t total_steps_ = 0;
+  std::int64_t max_micro_batch_tokens_ = 0;
+
+  // The slots of the epoch that was asked for last: made again from nothing but its number when another one is wanted.
+  mutable std::int64_t current_epoch_ = -1;
+  mutable std::vector<Slot> current_slots_;
 };
 
 /// Rows of one source only.

@@ -21,9 +21,11 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
                             inputs.base.config.vocab_size),
                 "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
   inputs.chat_template = &find_template(recipe.data.chat_template);
+  DataOptions data = recipe.data;
+  if (data.cache_dir.empty() && with_train_rows) data.cache_dir = recipe.output_dir + "/cache";
   const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
-    return tokenize(recipe.data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage,
-                    inputs.base.config.max_position_embeddings, nullptr);
+    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage,
+                    inputs.base.config.max_position_embeddings);
   };
   if (with_train_rows) inputs.train_rows = rows(recipe.data.datasets, false);
   if (!recipe.data.eval_datasets.empty()) inputs.evaluation_rows = rows(recipe.data.eval_datasets, true);

@@ -1,15 +1,15 @@
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <map>
-#include <sstream>
 
+#include "checkpoints/files/file_system.h"
+#include "checkpoints/files/hash.h"
+#include "checkpoints/files/json.h"
 #include "data/tokenizer/added_tokens.h"
 #include "data/tokenizer/gguf_tokenizer.h"
-#include "data/tokenizer/json_file.h"
+#include "data/tokenizer/json_member.h"
 #include "data/tokenizer/sentencepiece.h"
 #include "data/tokenizer/tokenizer_json.h"
 #include "recipes/schema/error.h"
@@ -24,14 +24,6 @@ namespace fs = std::filesystem;
 constexpr const char* kFiles[] = {"tokenizer.model",   "tokenizer.json",          "tokenizer_config.json",
                                   "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"};
 
-std::string read_text(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) throw Error{Fault::data, Place{path.string()}, "the file can't be read", "check its permissions"};
-  return text.str();
-}
-
 // All tokenizer files of the folder, with their names and lengths so that no two folders look alike.
 std::string fingerprint_of(const fs::path& folder) {
   std::string all;
@@ -40,11 +32,10 @@ std::string fingerprint_of(const fs::path& folder) {
     const std::string bytes = read_text(folder / file);
     all += fmt::format("{} {}\n", file, bytes.size()) + bytes;
   }
-  const XXH128_hash_t hash = XXH3_128bits(all.data(), all.size());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+  return xxh3_128(all);
 }
 
-json read_if_there(const fs::path& path) { return fs::is_regular_file(path) ? read_json_file(path) : json(); }
+json read_if_there(const fs::path& path) { return fs::is_regular_file(path) ? read_json_object(path) : json(); }
 
 // An added token as the JSON files describe it: an object, or only its text.
 AddedToken read_added_token(const json& value, std::int32_t id) {

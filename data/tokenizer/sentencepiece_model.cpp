@@ -4,10 +4,10 @@
 
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <unordered_set>
 
+#include "checkpoints/files/file_system.h"
 #include "data/tokenizer/utf8.h"
 #include "recipes/schema/error.h"
 
@@ -390,15 +390,7 @@ SentencePieceModel parse_sentencepiece_model(std::string_view file, const std::s
 }
 
 SentencePieceModel read_sentencepiece_model(const std::filesystem::path& path) {
-  std::error_code status;
-  if (!std::filesystem::is_regular_file(path, status)) refuse(path.string(), "there is no such file");
-  const std::uintmax_t size = std::filesystem::file_size(path, status);
-  if (status || size > kMaxFileBytes)
-    refuse(path.string(), fmt::format("the file has {} bytes; a tokenizer has at most {}", size, kMaxFileBytes));
-  std::string bytes(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(bytes.data(), static_cast<std::streamsize>(size))) refuse(path.string(), "the file can't be read");
-  return parse_sentencepiece_model(bytes, path.string());
+  return parse_sentencepiece_model(read_text(path, kMaxFileBytes), path.string());
 }
 
 SentencePieceModel make_sentencepiece_model(std::vector<SentencePiece> pieces, std::int32_t unk_id, std::int32_t bos_id,

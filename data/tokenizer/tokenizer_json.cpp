@@ -2,8 +2,9 @@
 
 #include <fmt/format.h>
 
+#include "checkpoints/files/json.h"
 #include "data/tokenizer/byte_level_bpe.h"
-#include "data/tokenizer/json_file.h"
+#include "data/tokenizer/json_member.h"
 #include "data/tokenizer/piece_bpe.h"
 #include "data/tokenizer/piece_text.h"
 #include "data/tokenizer/pre_tokenizer.h"
@@ -180,7 +181,7 @@ std::vector<std::string> read_leading_tokens(const json& file) {
 
 TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
   const std::string name = path.string();
-  const json file = read_json_file(path);
+  const json file = read_json_object(path);
   const BpeModel bpe = read_bpe(member(file, "model"), name);
   TokenizerJson result{.added = read_added(file, name), .leading_tokens = read_leading_tokens(file)};
   if (const auto expressions = word_expressions(parts_of(member(file, "pre_tokenizer"), "pretokenizers"), name)) {
@@ -196,7 +197,7 @@ TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
 }
 
 std::vector<AddedToken> read_added_tokens_of_json(const std::filesystem::path& path) {
-  return read_added(read_json_file(path), path.string());
+  return read_added(read_json_object(path), path.string());
 }
 
 }  // namespace tune

@@ -204,7 +204,8 @@ std::optional<YamlValue> parse_document(std::string_view text, const std::string
   } catch (const YAML::Exception& error) {
     Place place{file};
     if (!error.mark.is_null()) place = {file, error.mark.line + 1, error.mark.column + 1};
-    problems.add(place, fmt::format("this is not YAML: {}", error.msg));
+    problems.add(place, fmt::format("this is not YAML: {}", error.msg),
+                 "check brackets and indentation; put text with : ? # , [ ] { } in quotes");
   }
   return std::nullopt;
 }

@@ -1,7 +1,5 @@
 #include "recipes/schema/fields.h"
 
-#include <algorithm>
-
 #include "recipes/schema/values.h"
 
 namespace tune {

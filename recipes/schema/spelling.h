@@ -56,8 +56,8 @@ struct Spelling<Scheduler> {
 };
 template <>
 struct Spelling<OptimizerType> {
-  static constexpr auto values =
-      std::to_array<std::pair<OptimizerType, std::string_view>>({{OptimizerType::adamw, "adamw"}, {OptimizerType::sgd, "sgd"}});
+  static constexpr auto values = std::to_array<std::pair<OptimizerType, std::string_view>>(
+      {{OptimizerType::adamw, "adamw"}, {OptimizerType::sgd, "sgd"}});
 };
 template <>
 struct Spelling<Device> {

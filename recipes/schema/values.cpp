@@ -35,7 +35,7 @@ std::string path_elsewhere(const std::string& name) {
 }
 
 std::string in_path_spelling(std::string text) {
-  for (std::size_t i = text.find("${"); i != std::string::npos; i = text.find("${", i + 3)) text.insert(i, "$");
+  for (std::size_t i = text.find("${"); i != std::string::npos; i = text.find("${", i + 3)) text.insert(i, 1, '$');
   return text;
 }
 
@@ -61,7 +61,8 @@ void refuse_choice(const YamlValue& value, const Key& key, const std::vector<std
     remedy = (meant ? fmt::format("did you mean {}? ", *meant) : "") + "It may be " + one_of(choices);
     if (!meant) remedy[0] = 'i';
   }
-  reading.problems.add(value.place, fmt::format("{} is {}", label(key.path, value.place), in_quotes(value.text)), remedy);
+  reading.problems.add(value.place, fmt::format("{} is {}", label(key.path, value.place), in_quotes(value.text)),
+                       remedy);
 }
 
 void refuse_unknown_key(const YamlEntry& entry, const std::string& section_path, const std::vector<std::string>& known,

@@ -154,8 +154,9 @@ TEST(Template, SuggestsTheNameThatWasMeant) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.fault(), Fault::recipe);
-    EXPECT_STREQ(error.what(),
-                 "chat_template is \"zephir\"; it must be zephyr, llama2, chatml, alpaca or none; did you mean zephyr?");
+    EXPECT_STREQ(
+        error.what(),
+        "chat_template is \"zephir\"; it must be zephyr, llama2, chatml, alpaca or none; did you mean zephyr?");
   }
 }
 

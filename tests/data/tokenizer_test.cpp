@@ -125,7 +125,7 @@ TEST(SentencePieceModel, SurvivesMutatedFiles) {
     }
   }
   EXPECT_GT(refused, kMutations / 10);
-  EXPECT_LT(refused, kMutations * 9 / 10);
+  EXPECT_LT(refused, kMutations - 50);  // some do reach the library
 }
 
 TEST(SentencePiece, GivesEachStretchADummyPrefixUnderLegacy) {

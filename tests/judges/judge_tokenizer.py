@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from gguf import GGUFWriter
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as model_proto
 from transformers import AutoTokenizer
@@ -200,6 +201,32 @@ def check_masks(compared, texts, eos):
         assert len(answer["trained"]) == len(answer["ids"])
         assert trained.count(eos) >= len(answers) and bool(trained) == bool(answers), request
         assert not trained or trained[-1] == eos, request
+
+
+def write_vocabulary_gguf(path, model):
+    writer = GGUFWriter(path, "llama")
+    pieces = model_proto.ModelProto.FromString(model.read_bytes()).pieces
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([piece.piece for piece in pieces])
+    writer.add_token_scores([piece.score for piece in pieces])
+    writer.add_token_types([piece.type for piece in pieces])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_sentencepiece_in_gguf(sentencepiece, rng, tmp_path):
+    if not sentencepiece.legacy:
+        pytest.skip("a GGUF file is always tokenised as legacy: true")
+    file = tmp_path / "vocabulary.gguf"
+    write_vocabulary_gguf(file, sentencepiece.folder / "tokenizer.model")
+    texts = [nasty_text(rng, 10) for _ in range(1000)]
+    for text, answer in zip(texts, probe(file, [{"encode": text} for text in texts])):
+        assert answer["ids"] == sentencepiece.ids(text), repr(text)
 
 
 # ---- byte-level BPE: SmolLM2 ----

@@ -10,6 +10,10 @@ TEST(Checks, SayWhatCannotGoTogether) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {kLeast + "train: {precision: fp16}",
        "r.yaml:3:20: precision is fp16, which overflows in training without loss scaling; write bf16"},
+      {"model: {base_model: base, dtype: bf16}\ndata: {datasets: [{path: a}]}\nadapter: {type: none}\ntrain: "
+       "{precision: fp32}",
+       "r.yaml:1:34: dtype is bf16, but all weights are trained with precision fp32; write dtype: fp32, or precision: "
+       "bf16"},
       {kLeast + "adapter: {lora_target_modules: [q_porj]}",
        "r.yaml:3:32: lora_target_modules holds \"q_porj\"; did you mean q_proj?"},
       {kLeast + "adapter: {lora_target_modules: [all-linear, q_proj]}",

@@ -56,7 +56,7 @@ data:
     - {path: a.csv, type: prompt_completion, weight: 0.5, field_names: {prompt: q}, field_roles: {bot: assistant}}
   eval_datasets: [{path: b.jsonl, holdout_every: 10}]
 train: {max_steps: 7, learning_rate: 2.0e-4, lr_scheduler_type: wsd, optim: sgd, device: cuda, precision: fp32}
-eval: {eval_steps: 100, sample_prompts: [Hello?, "two: 2"]}
+eval: {eval_steps: 100, sample_prompts: ["Hello?", "two: 2"]}
 export: [{format: gguf-lora, quant: f16}, {format: gguf, quant: q8_0}]
 output_dir: runs/x
 )",
@@ -112,7 +112,7 @@ TEST(Reader, NamesWhatIsMissing) {
   EXPECT_EQ(complaint("model: {}\ndata: {datasets: [{type: chat}]}\n"),
             "r.yaml:1:8: base_model is missing; give it a value\nr.yaml:2:19: path is missing; give it a value");
   EXPECT_EQ(complaint("model: {base_model: }\ndata: {datasets: []}\n"),
-            "r.yaml:1:20: base_model has no value; give one or leave the key out\n"
+            "r.yaml:1:21: base_model has no value; give one or leave the key out\n"
             "r.yaml:2:18: datasets is a list; it must be a list with at least one element");
 }
 

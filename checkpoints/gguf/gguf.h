@@ -1,0 +1,75 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "checkpoints/files/mapped_file.h"
+
+namespace tune {
+
+// GGUF, version 3, little-endian:
+//   1  "GGUF", u32 version, i64 tensors, i64 pairs
+//   2  each pair: string key, i32 value type, value          string: u64 bytes, then the bytes
+//   3  each tensor: string name, u32 dimensions, i64 each (innermost first), i32 element type, u64 offset
+//   4  zeros up to general.alignment (default 32), counted from the start of the file
+//   5  tensor data; offset 0 is here, each tensor's size is padded to the alignment, there are no gaps
+
+enum class GgufType : std::uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, bf16 = 30 };
+
+/// nullptr for a type that isn't read here.
+struct GgufTypeTraits {
+  const char* name;           // "Q8_0"
+  std::int64_t block;         // elements a block
+  std::int64_t block_bytes;
+};
+const GgufTypeTraits* traits_of(GgufType type);
+
+struct GgufTensor {
+  std::string name;
+  GgufType type = GgufType::f32;
+  std::vector<std::int64_t> shape;  // outermost first, as everywhere else here
+  std::span<const std::byte> bytes;
+};
+
+using GgufNumber = std::variant<std::int64_t, std::uint64_t, double, bool>;
+
+/// An opened file. Everything is checked before it is used: counts and lengths against the bytes that are left, products
+/// against overflow, types against the list above.
+class GgufFile {
+ public:
+  /// Error{Fault::data} naming the file and what is wrong with it.
+  explicit GgufFile(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return file_.path(); }
+  const std::vector<GgufTensor>& tensors() const { return tensors_; }
+  const GgufTensor* find(std::string_view name) const;
+
+  bool has(const std::string& key) const;
+  std::vector<std::string> keys() const;
+
+  // Each throws Error{Fault::data} when the key is missing (and no fallback is given) or of another type.
+  std::string text(const std::string& key, std::optional<std::string> fallback = std::nullopt) const;
+  std::int64_t integer(const std::string& key, std::optional<std::int64_t> fallback = std::nullopt) const;
+  double real(const std::string& key, std::optional<double> fallback = std::nullopt) const;
+  bool boolean(const std::string& key, bool fallback) const;
+  std::vector<std::string> texts(const std::string& key) const;
+  std::vector<double> numbers(const std::string& key) const;
+
+ private:
+  friend class GgufParser;
+  using Value = std::variant<GgufNumber, std::string, std::vector<GgufNumber>, std::vector<std::string>>;
+  const Value* value(const std::string& key) const;
+  [[noreturn]] void fail(const std::string& what) const;
+
+  MappedFile file_;
+  std::map<std::string, Value> pairs_;
+  std::vector<GgufTensor> tensors_;
+};
+
+}  // namespace tune

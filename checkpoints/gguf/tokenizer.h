@@ -1,0 +1,28 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoints/gguf/gguf.h"
+
+namespace tune {
+
+/// What a GGUF file says of its tokenizer, as it stands there.
+struct GgufTokenizer {
+  std::string model;  // "llama" (SentencePiece) or "gpt2" (byte-level BPE)
+  std::string pre;    // how text is split before BPE: "smollm", "default", ...
+  std::vector<std::string> tokens;
+  std::vector<float> scores;      // may be empty
+  std::vector<std::int32_t> types;  // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; may be empty
+  std::vector<std::string> merges;  // "left right", best first; gpt2 only
+  std::optional<std::int32_t> bos_id, eos_id, eot_id, unk_id, pad_id;
+  bool add_bos = false;
+  bool add_space_prefix = true;
+  std::string chat_template;
+};
+
+/// Error{Fault::data} when there is none, or its lists are of different lengths.
+GgufTokenizer read_gguf_tokenizer(const GgufFile& file);
+
+}  // namespace tune

@@ -1,0 +1,42 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tune {
+
+/// What became of one data set's rows. rows = kept + dropped_too_long + dropped_untrained, with pieces counted apart.
+struct SourceCounts {
+  std::string file;
+  std::int64_t rows = 0;               // read, without those held out
+  std::int64_t kept = 0;               // rows of which at least a piece is trained on
+  std::int64_t pieces = 0;             // documents they became; more than kept only under overflow: split
+  std::int64_t dropped_too_long = 0;   // overflow: drop
+  std::int64_t dropped_untrained = 0;  // nothing in them is trained (on)
+  std::int64_t truncated = 0;          // overflow: truncate
+  std::int64_t split = 0;              // overflow: split
+  std::int64_t duplicates = 0;         // rows equal to an earlier row; they are kept
+  std::int64_t tokens = 0;
+  std::int64_t trained_tokens = 0;  // tokens that are targets
+  std::int64_t longest = 0;         // tokens of the longest document
+
+  double trained_share() const;  // of the tokens, 0 when there are none
+};
+
+/// Refused rows end the command, so there are none to count here.
+struct AuditCounts {
+  std::vector<SourceCounts> sources;  // as in the recipe
+  /// Documents by length: histogram[k] counts those with 2^k ... 2^(k+1) - 1 tokens.
+  std::array<std::int64_t, 32> histogram{};
+
+  SourceCounts total() const;
+};
+
+/// Counts a document that is kept.
+void count_document(AuditCounts& counts, std::size_t source, std::int64_t tokens, std::int64_t trained_tokens);
+
+std::string to_json(const AuditCounts& counts);
+AuditCounts audit_from_json(const std::string& text);
+
+}  // namespace tune

@@ -1,0 +1,138 @@
+#include "data/loader.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "recipes/schema/error.h"
+
+namespace tune {
+
+namespace {
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+std::vector<MixedSource> mixed_sources(const TokenDataset& dataset, const std::vector<DatasetOptions>& options) {
+  std::vector<MixedSource> sources;
+  for (const DatasetOptions& source : options) sources.push_back({{}, source.weight});
+  for (std::int64_t row = 0; row < dataset.size(); ++row) {
+    const auto source = static_cast<std::size_t>(dataset.source(row));
+    TUNE_CHECK(source < sources.size(), "row {} is of source {} of {}", row, source, sources.size());
+    sources[source].rows.push_back(row);
+  }
+  return sources;
+}
+
+}  // namespace
+
+Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train)
+    : dataset_(dataset), data_(data), train_(train), sources_(mixed_sources(dataset, data.datasets)) {
+  TUNE_CHECK(train.per_device_train_batch_size > 0 && train.gradient_accumulation_steps > 0, "batch sizes not derived");
+  const double epochs = train_.num_train_epochs;
+  const auto wanted = [&] {
+    const auto whole = static_cast<double>(epochs_.size());
+    const std::int64_t steps = epochs_.empty() ? 0 : epochs_.back().first_step + epochs_.back().steps;
+    return train_.max_steps > 0 ? steps < train_.max_steps : whole < epochs;
+  };
+  do add_epoch(slots_of(static_cast<std::int64_t>(epochs_.size())));
+  while (wanted());
+
+  const Epoch& last = epochs_.back();
+  const double share_of_last = std::min(1.0, epochs - static_cast<double>(last.number));
+  total_steps_ = train_.max_steps > 0
+                     ? train_.max_steps
+                     : last.first_step + std::max<std::int64_t>(1, std::llround(std::ceil(share_of_last * static_cast<double>(last.steps))));
+}
+
+std::int64_t Loader::slots_per_step() const {
+  return train_.per_device_train_batch_size * train_.gradient_accumulation_steps;
+}
+
+std::vector<Slot> Loader::slots_of(std::int64_t epoch) const {
+  const std::vector<std::int64_t> rows = rows_of_epoch(sources_, static_cast<std::uint64_t>(train_.seed), epoch);
+  std::vector<Slot> slots;
+  if (!data_.packing) {
+    for (const std::int64_t row : rows) slots.push_back({row});
+    return slots;
+  }
+  std::vector<std::int64_t> lengths;
+  lengths.reserve(rows.size());
+  for (const std::int64_t row : rows) lengths.push_back(dataset_.length(row));
+  slots = first_fit(lengths, data_.max_length);
+  for (Slot& slot : slots) {
+    for (std::int64_t& index : slot) index = rows[static_cast<std::size_t>(index)];
+  }
+  return slots;
+}
+
+void Loader::add_epoch(const std::vector<Slot>& slots) {
+  if (slots.empty())
+    throw Error{Fault::data, Place{}, "there is no row to train on", "check data.datasets and their weights"};
+  Epoch epoch;
+  epoch.number = static_cast<std::int64_t>(epochs_.size());
+  if (!epochs_.empty()) epoch.first_step = epochs_.back().first_step + epochs_.back().steps;
+  epoch.steps = ceil_div(static_cast<std::int64_t>(slots.size()), slots_per_step());
+  std::int64_t micro_batch_tokens = 0;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) micro_batch_tokens = 0;
+    for (const std::int64_t row : slots[i]) micro_batch_tokens += dataset_.length(row);
+    max_micro_batch_tokens_ = std::max(max_micro_batch_tokens_, micro_batch_tokens);
+    for (const std::int64_t row : slots[i]) epoch.tokens += dataset_.length(row);
+  }
+  epochs_.push_back(epoch);
+}
+
+std::int64_t Loader::total_steps() const { return total_steps_; }
+std::int64_t Loader::steps_per_epoch() const { return epochs_.front().steps; }
+std::int64_t Loader::tokens_per_epoch() const { return epochs_.front().tokens; }
+std::int64_t Loader::max_micro_batch_tokens() const { return max_micro_batch_tokens_; }
+
+const Loader::Epoch& Loader::epoch_of(std::int64_t step) const {
+  TUNE_CHECK(step >= 0 && step <= total_steps_, "step {} of {}", step, total_steps_);
+  const auto behind = std::upper_bound(epochs_.begin(), epochs_.end(), step,
+                                       [](std::int64_t s, const Epoch& epoch) { return s < epoch.first_step; });
+  return *(behind - 1);
+}
+
+double Loader::epoch_at(std::int64_t step) const {
+  const Epoch& epoch = epoch_of(step);
+  return static_cast<double>(epoch.number) +
+         static_cast<double>(step - epoch.first_step) / static_cast<double>(epoch.steps);
+}
+
+std::vector<PackedBatch> Loader::step(std::int64_t step) const {
+  TUNE_CHECK(step < total_steps_, "step {} of {}", step, total_steps_);
+  const Epoch& epoch = epoch_of(step);
+  if (epoch.number != current_epoch_) {
+    current_slots_ = slots_of(epoch.number);
+    current_epoch_ = epoch.number;
+  }
+  const auto count = static_cast<std::int64_t>(current_slots_.size());
+  const std::int64_t begin = (step - epoch.first_step) * slots_per_step();
+  const std::int64_t end = std::min(begin + slots_per_step(), count);
+  std::vector<PackedBatch> batches;
+  for (std::int64_t i = begin; i < end; ++i) {
+    if ((i - begin) % train_.per_device_train_batch_size == 0) batches.emplace_back();
+    for (const std::int64_t row : current_slots_[static_cast<std::size_t>(i)])
+      append_document(batches.back(), dataset_.row(row));
+  }
+  return batches;
+}
+
+std::vector<SourcedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
+                                             std::int64_t max_tokens_per_batch) {
+  std::vector<SourcedBatch> batches;
+  std::int64_t rows = 0;
+  for (std::int64_t i = 0; i < dataset.size(); ++i) {
+    const bool fits = !batches.empty() && batches.back().source == dataset.source(i) && rows < rows_per_batch &&
+                      batches.back().rows.tokens() + dataset.length(i) <= max_tokens_per_batch;
+    if (!fits) {
+      batches.push_back({dataset.source(i), {}});
+      rows = 0;
+    }
+    append_document(batches.back().rows, dataset.row(i));
+    ++rows;
+  }
+  return batches;
+}
+
+}  // namespace tune

@@ -1,0 +1,191 @@
+#include "data/sources/fields.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+
+#include "recipes/schema/problems.h"
+#include "recipes/schema/spelling.h"
+#include "recipes/schema/suggest.h"
+
+namespace tune {
+
+namespace {
+
+constexpr const char* kMapIt = "map it: data.datasets[].";
+
+[[noreturn]] void fail(const std::string& what, const std::string& remedy) {
+  throw Error{Fault::data, Place{}, what, remedy};
+}
+
+// The name in the file of what we call `name`.
+std::string name_in_file(const DatasetOptions& options, const std::string& name) {
+  const auto found = options.field_names.find(name);
+  return found == options.field_names.end() ? name : found->second;
+}
+
+// As other JSON readers do it, the last of several fields with one name counts.
+Field* find(Fields& fields, std::string_view name) {
+  const auto found = std::find_if(fields.rbegin(), fields.rend(), [&](const Field& f) { return f.name == name; });
+  return found == fields.rend() ? nullptr : &*found;
+}
+
+std::string described(FieldKind kind) {
+  switch (kind) {
+    case FieldKind::text: return "text";
+    case FieldKind::list: return "a list";
+    case FieldKind::nothing: return "null";
+    case FieldKind::other: return "neither text nor a list";
+  }
+  return {};
+}
+
+[[noreturn]] void fail_missing(const Fields& fields, const std::string& name, const std::string& in_file) {
+  std::vector<std::string> names;
+  for (const Field& field : fields) names.push_back(in_quotes(field.name));
+  constexpr std::size_t kShown = 12;
+  if (names.size() > kShown) names.resize(kShown);
+  fail(names.empty() ? fmt::format("the row has no \"{}\"", in_file)
+                     : fmt::format("the row has no \"{}\"; it has {}", in_file, fmt::join(names, ", ")),
+       fmt::format("{}field_names: {{{}: NAME}}", kMapIt, name));
+}
+
+std::string take_text(Fields& fields, const DatasetOptions& options, const std::string& name) {
+  const std::string in_file = name_in_file(options, name);
+  Field* field = find(fields, in_file);
+  if (field == nullptr) fail_missing(fields, name, in_file);
+  if (field->kind != FieldKind::text)
+    fail(fmt::format("\"{}\" is {}; it must be text", in_file, described(field->kind)), "put it in quotes");
+  return std::move(field->text);
+}
+
+std::string take_answer(Fields& fields, const DatasetOptions& options, const std::string& name) {
+  std::string text = take_text(fields, options, name);
+  if (text.empty())
+    fail(fmt::format("\"{}\" is empty; there is nothing to learn", name_in_file(options, name)),
+         "fill it in or leave the row out");
+  return text;
+}
+
+// ---- chat
+
+std::string role_of(const std::string& role, std::size_t number, const DatasetOptions& options) {
+  const auto mapped = options.field_roles.find(role);
+  if (mapped != options.field_roles.end()) return mapped->second;
+  if (role == "system" || role == "user" || role == "assistant") return role;
+  if (role == "human") return "user";
+  if (role == "gpt") return "assistant";
+  fail(fmt::format("message {} has role {}; roles are system, user, assistant", number, in_quotes(role)),
+       fmt::format("{}field_roles: {{{}: assistant}}", kMapIt, role));
+}
+
+// Names of a conversation's parts: ours, or ShareGPT's where the row has those.
+struct ChatNames {
+  std::string messages, role, content;
+};
+
+ChatNames chat_names(Fields& fields, const DatasetOptions& options) {
+  const bool sharegpt = options.field_names.count("messages") == 0 && find(fields, "messages") == nullptr &&
+                        find(fields, "conversations") != nullptr;
+  ChatNames names{sharegpt ? "conversations" : name_in_file(options, "messages"), name_in_file(options, "role"),
+                  name_in_file(options, "content")};
+  Field* list = find(fields, names.messages);
+  const bool from_value = list != nullptr && !list->items.empty() && find(list->items.front(), "from") != nullptr;
+  if (from_value && options.field_names.count("role") == 0) names.role = "from";
+  if (from_value && options.field_names.count("content") == 0) names.content = "value";
+  return names;
+}
+
+std::string take_message_text(Fields& message, const std::string& name, std::size_t number) {
+  Field* field = find(message, name);
+  if (field == nullptr)
+    fail(fmt::format("message {} has no \"{}\"", number, name),
+         fmt::format("messages are [{{\"role\": …, \"content\": …}}, …]; {}field_names for other names", kMapIt));
+  if (field->kind != FieldKind::text)
+    fail(fmt::format("message {}: \"{}\" is {}; it must be text", number, name, described(field->kind)),
+         "write each message as one text");
+  return std::move(field->text);
+}
+
+std::vector<Message> chat_messages(Fields& fields, const DatasetOptions& options) {
+  const ChatNames names = chat_names(fields, options);
+  Field* list = find(fields, names.messages);
+  if (list == nullptr) fail_missing(fields, "messages", names.messages);
+  if (list->kind != FieldKind::list)
+    fail(fmt::format("\"{}\" is {}; it must be a list of messages", names.messages, described(list->kind)),
+         "write [{\"role\": \"user\", \"content\": …}, …]");
+  std::vector<Message> messages;
+  bool answered = false;
+  for (std::size_t i = 0; i < list->items.size(); ++i) {
+    const std::string role = role_of(take_message_text(list->items[i], names.role, i + 1), i + 1, options);
+    std::string content = take_message_text(list->items[i], names.content, i + 1);
+    if (role == "assistant" && content.empty())
+      fail(fmt::format("message {} is an empty answer of the assistant; there is nothing to learn", i + 1),
+           "fill it in or leave the row out");
+    answered |= role == "assistant";
+    messages.push_back({role, std::move(content)});
+  }
+  if (!answered)
+    fail("the conversation has no assistant turn; there is nothing to learn",
+         "leave the row out, or name the assistant's role: data.datasets[].field_roles: {bot: assistant}");
+  return messages;
+}
+
+// ---- the other types
+
+// The heading by which the template alpaca knows that there is an input.
+std::string alpaca_question(Fields& fields, const DatasetOptions& options) {
+  std::string question = take_text(fields, options, "instruction");
+  const Field* input = find(fields, name_in_file(options, "input"));
+  if (input == nullptr || input->kind == FieldKind::nothing) return question;
+  const std::string text = take_text(fields, options, "input");
+  return text.empty() ? question : question + "\n\n### Input:\n" + text;
+}
+
+std::vector<std::string> names_of(DatasetType type) {
+  switch (type) {
+    case DatasetType::chat: return {"messages", "role", "content"};
+    case DatasetType::alpaca: return {"instruction", "input", "output"};
+    case DatasetType::prompt_completion: return {"prompt", "completion"};
+    case DatasetType::text: return {"text"};
+  }
+  return {};
+}
+
+}  // namespace
+
+Record make_record(Fields fields, const DatasetOptions& options) {
+  Record record;
+  switch (options.type) {
+    case DatasetType::chat:
+      record.messages = chat_messages(fields, options);
+      break;
+    case DatasetType::alpaca:
+      record.messages.push_back({"user", alpaca_question(fields, options)});
+      record.messages.push_back({"assistant", take_answer(fields, options, "output")});
+      break;
+    case DatasetType::prompt_completion:
+      record.messages.push_back({"user", take_text(fields, options, "prompt")});
+      record.messages.push_back({"assistant", take_answer(fields, options, "completion")});
+      break;
+    case DatasetType::text:
+      record.text = take_answer(fields, options, "text");
+      break;
+  }
+  return record;
+}
+
+void check_field_names(const DatasetOptions& options) {
+  const std::vector<std::string> known = names_of(options.type);
+  for (const auto& [ours, theirs] : options.field_names) {
+    if (std::find(known.begin(), known.end(), ours) != known.end()) continue;
+    throw Error{Fault::recipe, Place{},
+                fmt::format("field_names of {} has {}; a data set of type {} has {}", options.path, in_quotes(ours),
+                            spelling(options.type), one_of(known)),
+                "our name comes first: field_names: {" + known.front() + ": name in the file}"};
+  }
+}
+
+}  // namespace tune

@@ -1,0 +1,102 @@
+#include "data/sources/json_row.h"
+
+#include <fmt/format.h>
+#include <simdjson.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/sources/lines.h"
+
+namespace tune {
+
+namespace dom = simdjson::dom;
+
+namespace {
+
+constexpr std::size_t kMaxDepth = 64;
+
+std::string_view utf8_text(dom::element element) {
+  const std::string_view text = element.get_string().value_unsafe();
+  // simdjson lets an escaped lone surrogate through
+  if (find_invalid_utf8(text) != std::string_view::npos)
+    throw Error{Fault::data, Place{}, "a \\u escape is half of a surrogate pair", "write both halves or the character"};
+  return text;
+}
+
+Fields fields_of(dom::object object, bool with_lists);
+
+Field field_of(std::string_view name, dom::element value, bool with_lists) {
+  Field field{std::string(name), FieldKind::other, {}, {}};
+  if (value.is_string()) {
+    field.kind = FieldKind::text;
+    field.text = utf8_text(value);
+  } else if (value.is_null()) {
+    field.kind = FieldKind::nothing;
+  } else if (dom::array array; with_lists && value.get_array().get(array) == simdjson::SUCCESS) {
+    field.kind = FieldKind::list;
+    for (const dom::element item : array) {
+      dom::object object;
+      field.items.push_back(item.get_object().get(object) == simdjson::SUCCESS ? fields_of(object, false) : Fields{});
+    }
+  }
+  return field;
+}
+
+Fields fields_of(dom::object object, bool with_lists) {
+  Fields fields;
+  for (const auto [name, value] : object) fields.push_back(field_of(name, value, with_lists));
+  return fields;
+}
+
+// "parse error … - unexpected end of input; last read: '…'; expected …" -> "unexpected end of input, expected …"
+std::string reason_of(const nlohmann::json::parse_error& error) {
+  std::string text = error.what();
+  if (const std::size_t dash = text.find(" - "); dash != std::string::npos) text = text.substr(dash + 3);
+  const std::size_t expected = text.rfind("; expected");
+  const std::string reason = text.substr(0, text.find("; "));
+  return expected == std::string::npos ? reason : reason + "," + text.substr(expected + 1);
+}
+
+// simdjson says only that something is wrong, so a slower parser looks for the place.
+[[noreturn]] void throw_broken(std::string_view text, const Place& begin, const char* reason) {
+  if (const std::size_t bad = find_invalid_utf8(text); bad != std::string_view::npos)
+    throw Error{Fault::data, place_of_byte(text, bad, begin),
+                fmt::format("invalid UTF-8 (byte 0x{:02X})", static_cast<unsigned char>(text[bad])),
+                "convert the file to UTF-8"};
+  const char* remedy = "mend the row or leave it out";
+  try {
+    const auto discard_all = [](int, nlohmann::json::parse_event_t, const nlohmann::json&) { return false; };
+    const nlohmann::json nothing = nlohmann::json::parse(text, discard_all);
+  } catch (const nlohmann::json::parse_error& error) {
+    const std::size_t offset = std::min(error.byte == 0 ? 0 : error.byte - 1, text.size());
+    throw Error{Fault::data, place_of_byte(text, offset, begin), "broken JSON: " + reason_of(error), remedy};
+  }
+  throw Error{Fault::data, begin, fmt::format("broken JSON: {}", reason), remedy};
+}
+
+}  // namespace
+
+struct JsonRowParser::Parser {
+  dom::parser dom;
+};
+
+JsonRowParser::JsonRowParser() : parser_(std::make_unique<Parser>()) {
+  constexpr std::size_t kFirstCapacity = 64 << 10;  // grows with the longest row
+  TUNE_CHECK(parser_->dom.allocate(kFirstCapacity, kMaxDepth) == simdjson::SUCCESS, "simdjson can't start");
+}
+
+JsonRowParser::~JsonRowParser() = default;
+
+Fields JsonRowParser::parse(std::string_view text, const Place& begin) {
+  dom::element element;
+  const simdjson::error_code code = parser_->dom.parse(text.data(), text.size()).get(element);
+  if (code == simdjson::DEPTH_ERROR)
+    throw Error{Fault::data, begin, fmt::format("the row is nested deeper than {} levels", kMaxDepth), "flatten it"};
+  if (code != simdjson::SUCCESS) throw_broken(text, begin, simdjson::error_message(code));
+  dom::object object;
+  if (element.get_object().get(object) != simdjson::SUCCESS)
+    throw Error{Fault::data, begin, "the row is no JSON object", "write {\"messages\": …} or the like, one row a line"};
+  return fields_of(object, true);
+}
+
+}  // namespace tune

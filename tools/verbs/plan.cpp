@@ -1,0 +1,68 @@
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "recipes/schema/error.h"
+#include "recipes/schema/units.h"
+#include "tools/verbs/arguments.h"
+#include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/verbs.h"
+#include "train/inputs.h"
+#include "train/plan/plan.h"
+
+namespace tune {
+namespace {
+
+constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+
+void print_json(const Plan& plan) {
+  nlohmann::ordered_json memory;
+  for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
+  const nlohmann::ordered_json json = {{"steps", plan.steps},
+                                       {"steps_per_epoch", plan.steps_per_epoch},
+                                       {"tokens_per_epoch", plan.tokens_per_epoch},
+                                       {"micro_batch_tokens", plan.micro_batch_tokens},
+                                       {"parameters", plan.parameters},
+                                       {"trainable_parameters", plan.trainable_parameters},
+                                       {"ranks", {{{"peak_bytes", plan.peak_bytes()}, {"memory", memory}}}}};
+  fmt::print("{}\n", json.dump(2));
+}
+
+void print_table(const Plan& plan) {
+  fmt::print("steps                {:>14}   ({} an epoch)\n", plan.steps, plan.steps_per_epoch);
+  fmt::print("tokens an epoch      {:>14}\n", plan.tokens_per_epoch);
+  fmt::print("largest micro-batch  {:>14}   tokens\n", plan.micro_batch_tokens);
+  fmt::print("parameters           {:>14}\n", plan.parameters);
+  fmt::print("trained              {:>14}   ({:.2f} %)\n\nmemory at the peak, GiB\n", plan.trainable_parameters,
+             100.0 * static_cast<double>(plan.trainable_parameters) / static_cast<double>(plan.parameters));
+  for (const MemoryItem& item : plan.memory) fmt::print("  {:<32}{:>9.3f}\n", item.name, static_cast<double>(item.bytes) / kGiB);
+  fmt::print("  {:<32}{:>9.3f}\n", "total", static_cast<double>(plan.peak_bytes()) / kGiB);
+}
+
+}  // namespace
+
+int plan_verb(const std::vector<std::string>& arguments) {
+  namespace po = boost::program_options;
+  po::options_description options("Options");
+  add_recipe_options(options);
+  options.add_options()("device-memory", po::value<std::string>(), "does it fit into this much, for example 24GiB; exit code 4 if not")(
+      "json", "one JSON object on stdout");
+  po::variables_map values;
+  if (!parse_arguments(arguments, "plan", "Checks recipe, data and model and prints what is known before the first step.",
+                       "tune plan --recipe quickstart --device-memory 8GiB", options, values))
+    return 0;
+  const Recipe recipe = recipe_argument(values);
+  const Inputs inputs = open_inputs(recipe);
+  const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
+  const Plan plan = make_plan(recipe, inputs.base.config, &loader);
+  values.count("json") != 0 ? print_json(plan) : print_table(plan);
+  if (values.count("device-memory") == 0) return 0;
+  const std::int64_t room = parse_bytes(values["device-memory"].as<std::string>(), "--device-memory");
+  if (plan.peak_bytes() > room)
+    throw Error{Fault::memory, {}, fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", static_cast<double>(plan.peak_bytes()) / kGiB, static_cast<double>(room) / kGiB),
+                "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
+  fmt::print(stderr, "fits\n");
+  return 0;
+}
+
+}  // namespace tune
