@@ -32,6 +32,10 @@ class WeightSource {
   /// fp32 -> bf16 rounds to nearest even. Error{Fault::data} when the file is too short or changed meanwhile.
   virtual void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const = 0;
 
+  /// Rows [first, first + count) of the outermost axis only, for who must not hold a whole tensor. As read() otherwise.
+  virtual void read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
+                         std::span<std::byte> destination) const;
+
   /// The tensor's entry, or nullptr.
   const TensorInfo* find(std::string_view name) const;
 };

@@ -30,7 +30,6 @@ class Loader {
  public:
   /// The data set must outlive the loader. Error{Fault::data} when there is no row.
   Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train);
-  ~Loader();
 
   /// Optimizer steps of the whole run (max_steps, or all epochs, the last step of an epoch may be short).
   std::int64_t total_steps() const;

@@ -76,6 +76,7 @@ class Run {
  private:
   void restore(const ResumeOption& resume);
   void log(const StepOutcome& outcome, double seconds);
+  std::optional<Score> score();
   std::optional<Score> evaluate_and_log();
   void save();
   void save_adapter() const;
@@ -94,6 +95,7 @@ class Run {
   std::unique_ptr<Reporter> reporter_;
   std::int64_t step_ = 0, resumed_from_ = 0;
   std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
+  std::optional<Score> after_;
 };
 
 Run::Run(const Recipe& recipe, const ResumeOption& resume)
@@ -155,12 +157,13 @@ RunResult Run::train() {
     tokens_ += outcome->tokens;
     trained_tokens_ += outcome->trained_tokens;
     log(*outcome, seconds_since(step_start));
-    if (due(recipe_.eval.eval_steps) || step_ == plan_.steps) record_.after = evaluate_and_log();
+    if (due(recipe_.eval.eval_steps) || step_ == plan_.steps) after_ = evaluate_and_log();
     if (due(recipe_.save.save_steps) || step_ == plan_.steps) save();
   }
   result.steps = step_;
   result.seconds = seconds_since(start);
   if (!result.interrupted) {
+    if (!after_) after_ = score();  // a run that was finished already, started again
     const std::vector<std::string> after = sample_answers();
     for (std::size_t i = 0; i < after.size(); ++i)
       result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], after[i]});
@@ -170,7 +173,7 @@ RunResult Run::train() {
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
     result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_));
   result.before = record_.before;
-  result.after = record_.after;
+  result.after = after_;
   record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
   return result;
 }
@@ -188,12 +191,15 @@ void Run::log(const StepOutcome& outcome, double seconds) {
                      .peak_memory = peak_memory_bytes(decoder_->options().device)});
 }
 
-std::optional<Score> Run::evaluate_and_log() {
+std::optional<Score> Run::score() {
   if (!inputs_.evaluation_rows) return std::nullopt;
-  const Score score = evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets,
-                               recipe_.eval.per_device_eval_batch_size)
-                          .total;
-  reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = score.loss()});
+  return evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets, recipe_.eval.per_device_eval_batch_size).total;
+}
+
+std::optional<Score> Run::evaluate_and_log() {
+  const std::optional<Score> score = this->score();
+  if (!score) return score;
+  reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = score->loss()});
   return score;
 }
 

@@ -24,6 +24,10 @@ class MappedFile {
   /// bus error. Called before each large read.
   void check_unchanged() const;
 
+  /// Lets go of the memory of a part that was read; it comes from disk again when it is touched. Whoever goes through a
+  /// model once calls this behind himself, so that the process doesn't grow to the size of the file.
+  void release(std::span<const std::byte> part) const;
+
  private:
   void unmap() noexcept;
 

@@ -13,21 +13,30 @@
 
 namespace tune {
 
-// GGUF, version 3, little-endian:
-//   1  "GGUF", u32 version, i64 tensors, i64 pairs
-//   2  each pair: string key, i32 value type, value          string: u64 bytes, then the bytes
-//   3  each tensor: string name, u32 dimensions, i64 each (innermost first), i32 element type, u64 offset
-//   4  zeros up to general.alignment (default 32), counted from the start of the file
-//   5  tensor data; offset 0 is here, each tensor's size is padded to the alignment, there are no gaps
+// GGUF, version 3 (and 2, which has the same bytes), little-endian:
+//   1  "GGUF", u32 version, u64 tensors, u64 pairs
+//   2  each pair: string key, u32 value type, value          string: u64 bytes, then the bytes
+//      an array's value: u32 element type, u64 elements, the elements; no arrays of arrays
+//   3  each tensor: string name, u32 dimensions, i64 each (innermost first), u32 element type, u64 offset
+//   4  zeros up to a multiple of general.alignment (u32, a power of two, default 32) from the start of the file
+//   5  tensor data; offset 0 is here, each tensor is padded with zeros to the alignment, there are no gaps
 
+inline constexpr std::uint32_t kGgufVersion = 3;
+inline constexpr std::uint64_t kGgufAlignment = 32;
+
+/// How the elements of a tensor are stored; the values are the file's.
 enum class GgufType : std::uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, bf16 = 30 };
 
-/// nullptr for a type that isn't read here.
+/// The type of a metadata value; the values are the file's.
+enum class GgufValueType : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
+
 struct GgufTypeTraits {
-  const char* name;           // "Q8_0"
-  std::int64_t block;         // elements a block
-  std::int64_t block_bytes;
+  const char* name;          // "Q8_0"
+  std::int64_t block;        // elements a block
+  std::int64_t block_bytes;  // and their stored size
 };
+
+/// nullptr for a type that isn't in the list above.
 const GgufTypeTraits* traits_of(GgufType type);
 
 struct GgufTensor {
@@ -37,16 +46,15 @@ struct GgufTensor {
   std::span<const std::byte> bytes;
 };
 
-using GgufNumber = std::variant<std::int64_t, std::uint64_t, double, bool>;
-
-/// An opened file. Everything is checked before it is used: counts and lengths against the bytes that are left, products
-/// against overflow, types against the list above.
+/// An opened file, mapped; move-only, spans stay valid when it is moved. Everything is checked before it is used: counts
+/// and lengths against the bytes that are left, products against overflow, types against the list above.
 class GgufFile {
  public:
   /// Error{Fault::data} naming the file and what is wrong with it.
   explicit GgufFile(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_.path(); }
+  std::uint64_t size_bytes() const { return file_.bytes().size(); }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* find(std::string_view name) const;
 
@@ -58,12 +66,18 @@ class GgufFile {
   std::int64_t integer(const std::string& key, std::optional<std::int64_t> fallback = std::nullopt) const;
   double real(const std::string& key, std::optional<double> fallback = std::nullopt) const;
   bool boolean(const std::string& key, bool fallback) const;
-  std::vector<std::string> texts(const std::string& key) const;
+  const std::vector<std::string>& texts(const std::string& key) const;
   std::vector<double> numbers(const std::string& key) const;
+
+  /// As MappedFile's.
+  void check_unchanged() const { file_.check_unchanged(); }
+  void release(std::span<const std::byte> part) const { file_.release(part); }
 
  private:
   friend class GgufParser;
-  using Value = std::variant<GgufNumber, std::string, std::vector<GgufNumber>, std::vector<std::string>>;
+  using Number = std::variant<std::int64_t, std::uint64_t, double, bool>;
+  using Value = std::variant<Number, std::string, std::vector<Number>, std::vector<std::string>>;
+
   const Value* value(const std::string& key) const;
   [[noreturn]] void fail(const std::string& what) const;
 

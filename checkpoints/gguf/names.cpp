@@ -1,6 +1,10 @@
 #include "checkpoints/gguf/names.h"
 
 #include <array>
+#include <cstring>
+#include <vector>
+
+#include "recipes/schema/error.h"
 
 namespace tune {
 namespace {
@@ -44,6 +48,17 @@ std::optional<std::string> gguf_name(std::string_view name) {
 }
 bool rows_are_permuted(std::string_view name) {
   return name.find("self_attn.q_proj.") != std::string_view::npos || name.find("self_attn.k_proj.") != std::string_view::npos;
+}
+void permute_rows_for_gguf(std::span<float> rows, std::int64_t columns, std::int64_t head_dim) {
+  const auto head = static_cast<std::size_t>(head_dim * columns), row = static_cast<std::size_t>(columns);
+  TUNE_CHECK(head > 0 && rows.size() % head == 0, "{} values are no whole heads of {}", rows.size(), head);
+  std::vector<float> old(head);
+  for (std::size_t begin = 0; begin < rows.size(); begin += head) {
+    std::memcpy(old.data(), rows.data() + begin, head * sizeof(float));
+    for (std::int64_t r = 0; r < head_dim; ++r)
+      std::memcpy(rows.data() + begin + static_cast<std::size_t>(gguf_row(r, head_dim)) * row,
+                  old.data() + static_cast<std::size_t>(r) * row, row * sizeof(float));
+  }
 }
 
 }  // namespace tune

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -10,14 +11,17 @@ namespace tune {
 std::optional<std::string> huggingface_name(std::string_view gguf_name);
 std::optional<std::string> gguf_name(std::string_view huggingface_name);
 
-/// GGUF keeps the rows of q and k in Meta's order: per head, the two halves interleaved. Row r of one head (head_dim
-/// rows) in Hugging Face's order is row gguf_row(r) in GGUF's.
+/// GGUF keeps the rows of q and k in Meta's order, where a rotated pair is neighbours; Hugging Face keeps the first
+/// halves of all pairs of a head before the second ones. Row `row` in Hugging Face's order is row gguf_row() in GGUF's.
 inline std::int64_t gguf_row(std::int64_t row, std::int64_t head_dim) {
-  const std::int64_t head = row / head_dim, in_head = row % head_dim, half = head_dim / 2;
-  return head * head_dim + 2 * (in_head % half) + in_head / half;
+  const std::int64_t in_head = row % head_dim, half = head_dim / 2;
+  return row - in_head + 2 * (in_head % half) + in_head / half;
 }
 
-/// True for q_proj and k_proj: their rows are permuted.
+/// True for q_proj and k_proj, weights and adapters: their rows are permuted.
 bool rows_are_permuted(std::string_view huggingface_name);
+
+/// Rows of whole heads from Hugging Face's order into GGUF's. rows.size() is a multiple of head_dim * columns.
+void permute_rows_for_gguf(std::span<float> rows, std::int64_t columns, std::int64_t head_dim);
 
 }  // namespace tune

@@ -50,19 +50,41 @@ class FolderWeights : public WeightSource {
   const std::vector<TensorInfo>& tensors() const override { return tensors_; }
 
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override {
+    const SafetensorsFile& file = file_with(name);
+    convert_elements(convertible(file, name).dtype, file.bytes(name), dtype, destination);
+  }
+
+  void read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
+                 std::span<std::byte> destination) const override {
+    const SafetensorsFile& file = file_with(name);
+    const TensorInfo& info = convertible(file, name);
+    TUNE_CHECK(!info.shape.empty() && first >= 0 && count >= 0 && first + count <= info.shape[0], "rows {} to {} of {}",
+               first, first + count, name);
+    const std::span<const std::byte> all = file.bytes(name);
+    const std::size_t row_bytes = info.shape[0] == 0 ? 0 : all.size() / static_cast<std::size_t>(info.shape[0]);
+    const auto part =
+        all.subspan(static_cast<std::size_t>(first) * row_bytes, static_cast<std::size_t>(count) * row_bytes);
+    convert_elements(info.dtype, part, dtype, destination);
+    file.release(part);
+  }
+
+ private:
+  const SafetensorsFile& file_with(std::string_view name) const {
     const auto found = file_of_.find(std::string(name));
     TUNE_CHECK(found != file_of_.end(), "no tensor {}", name);
-    const SafetensorsFile& file = files_[found->second];
+    return files_[found->second];
+  }
+
+  static const TensorInfo& convertible(const SafetensorsFile& file, std::string_view name) {
     const TensorInfo& info = *file.find(name);
     if (!is_convertible(info.dtype))
       throw Error{Fault::data,
                   {file.path().string()},
                   fmt::format("tensor \"{}\" has dtype {}; F32, F16 and BF16 can be tuned", name, info.dtype),
                   "use the unquantised model"};
-    convert_elements(info.dtype, file.bytes(name), dtype, destination);
+    return info;
   }
 
- private:
   void add_tensor(const SafetensorsFile& file, const std::string& name) {
     if (name.ends_with(".rotary_emb.inv_freq")) return;  // follows from rope_theta
     const TensorInfo* info = file.find(name);

@@ -31,6 +31,9 @@ class SafetensorsFile {
   /// has become shorter.
   std::span<const std::byte> bytes(std::string_view name) const;
 
+  /// As MappedFile::release().
+  void release(std::span<const std::byte> part) const { file_.release(part); }
+
  private:
   MappedFile file_;
   std::map<std::string, std::string> metadata_;

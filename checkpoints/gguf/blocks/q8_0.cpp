@@ -1,0 +1,27 @@
+#include <algorithm>
+#include <cmath>
+
+#include "checkpoints/gguf/blocks/formats.h"
+
+namespace tune {
+
+// 34 bytes: half d, 32 signed bytes q; value = d q.
+
+void dequantize_q8_0(const std::byte* block, float* values) {
+  const float d = half_at(block);
+  for (std::size_t i = 0; i < kBlockValues; ++i)
+    values[i] = d * static_cast<float>(static_cast<std::int8_t>(block[2 + i]));
+}
+
+// The reference divides by d before d is rounded to half precision, and rounds halves away from zero.
+void quantize_q8_0(const float* values, std::byte* block) {
+  float largest = 0;
+  for (std::size_t i = 0; i < kBlockValues; ++i) largest = std::max(largest, std::fabs(values[i]));
+  const float d = largest / 127.0f;
+  const float inverse = d != 0 ? 1.0f / d : 0.0f;
+  put_half(d, block);
+  for (std::size_t i = 0; i < kBlockValues; ++i)
+    block[2 + i] = static_cast<std::byte>(static_cast<std::int8_t>(std::roundf(values[i] * inverse)));
+}
+
+}  // namespace tune
