@@ -65,7 +65,8 @@ class Collector {
       ++(encoded.pieces.empty() ? counts.dropped_untrained : counts.kept);
     for (const Row& piece : encoded.pieces) {
       writer_.add({piece.ids, piece.trained}, place.line, static_cast<std::int64_t>(source_));
-      const std::int64_t trained = std::count_if(piece.trained.begin() + 1, piece.trained.end(), [](auto t) { return t != 0; });
+      const std::int64_t trained =
+          std::count_if(piece.trained.begin() + 1, piece.trained.end(), [](auto t) { return t != 0; });
       count_document(counts_, source_, static_cast<std::int64_t>(piece.ids.size()), trained);
     }
   }
@@ -85,7 +86,8 @@ std::size_t text_bytes(const Record& record) {
 }
 
 // Chunks are large enough to be worth a hand-over between threads and small enough that many fit in memory.
-void encode_source(const DatasetOptions& options, Part part, const Encoder& encoder, RowLog& log, Collector& collector) {
+void encode_source(const DatasetOptions& options, Part part, const Encoder& encoder, RowLog& log,
+                   Collector& collector) {
   constexpr std::size_t kChunkBytes = 64 << 10;
   OrderedPool<Chunk, EncodedChunk> pool(
       [&](const Chunk& chunk) {
@@ -110,7 +112,8 @@ void encode_source(const DatasetOptions& options, Part part, const Encoder& enco
   pool.finish();
 }
 
-void write_cache(const std::filesystem::path& path, const std::string& key, const std::vector<DatasetOptions>& which, Part part, const Encoder& encoder) {
+void write_cache(const std::filesystem::path& path, const std::string& key, const std::vector<DatasetOptions>& which,
+                 Part part, const Encoder& encoder) {
   TokenCacheWriter writer(path, key);
   AuditCounts counts;
   RowLog log;
@@ -128,7 +131,8 @@ void check_not_empty(const AuditCounts& counts) {
   for (const SourceCounts& source : counts.sources) {
     if (source.kept > 0) continue;
     if (source.rows == 0) throw Error{Fault::data, {source.file}, "holds no rows", "check the path and holdout_every"};
-    throw Error{Fault::data, {source.file},
+    throw Error{Fault::data,
+                {source.file},
                 fmt::format("none of its {} rows can be learned from: {} too long, {} without a trained token",
                             source.rows, source.dropped_too_long, source.dropped_untrained),
                 "look at them with `tune data show`; raise data.max_length"};
@@ -172,8 +176,8 @@ std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vecto
   check_max_length(data.max_length, model_max_length);
   if (which.empty()) throw Error{Fault::recipe, Place{}, "no data set is named", "write data.datasets: [{path: FILE}]"};
   const Part part = evaluation ? Part::evaluation : Part::training;
-  const Encoder encoder{tokenizer, chat_template, stage == Stage::pretrain ? TrainOn::all : data.train_on, data.overflow,
-                        data.max_length};
+  const Encoder encoder{tokenizer, chat_template, stage == Stage::pretrain ? TrainOn::all : data.train_on,
+                        data.overflow, data.max_length};
   std::vector<std::string> files;
   for (const DatasetOptions& options : which) files.push_back(options.path);
 

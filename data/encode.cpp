@@ -16,13 +16,16 @@ bool has_target(const Row& row) {
 
 Row cut(const Row& row, std::size_t begin, std::size_t end) {
   const auto from = static_cast<std::ptrdiff_t>(begin), to = static_cast<std::ptrdiff_t>(end);
-  return {{row.ids.begin() + from, row.ids.begin() + to}, {row.trained.begin() + from, row.trained.begin() + to}, row.place};
+  return {{row.ids.begin() + from, row.ids.begin() + to},
+          {row.trained.begin() + from, row.trained.begin() + to},
+          row.place};
 }
 
 Row whole_row(const Record& record, const Encoder& encoder) {
   const std::vector<Span> spans =
-      record.messages.empty() ? std::vector<Span>{{record.text, true}}
-                              : encoder.chat_template.render(record.messages, encoder.tokenizer, encoder.train_on, false);
+      record.messages.empty()
+          ? std::vector<Span>{{record.text, true}}
+          : encoder.chat_template.render(record.messages, encoder.tokenizer, encoder.train_on, false);
   Row row = encode_spans(spans, encoder.tokenizer, encoder.tokenizer.add_bos);
   row.place = record.place;
   return row;

@@ -28,8 +28,8 @@ enum class Fit { whole, truncated, split, too_long };
 struct Encoded {
   std::vector<Row> pieces;  // only those with a token to learn from
   Fit fit = Fit::whole;
-  std::uint64_t content_hash = 0;      // of the ids before they were cut; equal rows have equal ones
-  std::optional<Error> refused;        // then the rest means nothing
+  std::uint64_t content_hash = 0;  // of the ids before they were cut; equal rows have equal ones
+  std::optional<Error> refused;    // then the rest means nothing
 };
 
 Encoded encode(const Record& record, const Encoder& encoder);

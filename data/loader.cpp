@@ -38,9 +38,11 @@ Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const Train
 
   const Epoch& last = epochs_.back();
   const double share_of_last = std::min(1.0, epochs - static_cast<double>(last.number));
-  total_steps_ = train_.max_steps > 0
-                     ? train_.max_steps
-                     : last.first_step + std::max<std::int64_t>(1, std::llround(std::ceil(share_of_last * static_cast<double>(last.steps))));
+  total_steps_ =
+      train_.max_steps > 0
+          ? train_.max_steps
+          : last.first_step +
+                std::max<std::int64_t>(1, std::llround(std::ceil(share_of_last * static_cast<double>(last.steps))));
 }
 
 std::int64_t Loader::slots_per_step() const {

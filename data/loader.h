@@ -77,6 +77,6 @@ struct SourcedBatch {
 /// The whole data set in its own order, for evaluation: at most `rows_per_batch` documents a batch and, as far as rows
 /// are not longer, max_tokens_per_batch tokens (packing has no say here).
 std::vector<SourcedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
-                                            std::int64_t max_tokens_per_batch);
+                                             std::int64_t max_tokens_per_batch);
 
 }  // namespace tune

@@ -46,8 +46,8 @@ struct GgufTensor {
   std::span<const std::byte> bytes;
 };
 
-/// An opened file, mapped; move-only, spans stay valid when it is moved. Everything is checked before it is used: counts
-/// and lengths against the bytes that are left, products against overflow, types against the list above.
+/// An opened file, mapped; move-only, spans stay valid when it is moved. Everything is checked before it is used:
+/// counts and lengths against the bytes that are left, products against overflow, types against the list above.
 class GgufFile {
  public:
   /// Error{Fault::data} naming the file and what is wrong with it.

@@ -1,5 +1,4 @@
 #pragma once
-#include <filesystem>
 #include <memory>
 
 #include "checkpoints/gguf/gguf.h"
@@ -8,11 +7,11 @@
 
 namespace tune {
 
-/// Error{Fault::data} for other architectures than llama, experts, scaled rope.
-ModelConfig read_gguf_config(const GgufFile& file);
+/// Error{Fault::data} for other architectures than llama, for experts, for scaled rope, and for sizes that don't fit.
+ModelConfig read_gguf_model_config(const GgufFile& file);
 
 /// The weights under their Hugging Face names, dequantised as they are read, rows of q and k in Hugging Face's order.
-/// Error{Fault::data} for tensors that no llama has.
-std::unique_ptr<WeightSource> open_gguf_weights(const std::filesystem::path& path);
+/// Error{Fault::data} for tensors that no llama has, and for rope factors other than one.
+std::unique_ptr<WeightSource> open_gguf_weights(GgufFile file);
 
 }  // namespace tune

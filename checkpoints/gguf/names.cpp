@@ -47,7 +47,8 @@ std::optional<std::string> gguf_name(std::string_view name) {
   return translated(name, "model.layers.", "blk.", &Pair::huggingface, &Pair::gguf);
 }
 bool rows_are_permuted(std::string_view name) {
-  return name.find("self_attn.q_proj.") != std::string_view::npos || name.find("self_attn.k_proj.") != std::string_view::npos;
+  return name.find("self_attn.q_proj.") != std::string_view::npos ||
+         name.find("self_attn.k_proj.") != std::string_view::npos;
 }
 void permute_rows_for_gguf(std::span<float> rows, std::int64_t columns, std::int64_t head_dim) {
   const auto head = static_cast<std::size_t>(head_dim * columns), row = static_cast<std::size_t>(columns);

@@ -19,7 +19,8 @@ constexpr std::uint64_t kLeastPairBytes = 8 + 1 + 4 + 1, kLeastTensorBytes = 8 +
 /// A stranger's text in a message: short, and without what would steer a terminal.
 std::string shown(std::string_view text) {
   std::string result(text.substr(0, 80));
-  std::replace_if(result.begin(), result.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  std::replace_if(
+      result.begin(), result.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
   return result;
 }
 
@@ -138,7 +139,8 @@ GgufFile::Value GgufParser::array(const std::string& key) {
   const auto count = scalar<std::uint64_t>();
   const std::uint64_t least = least_bytes(type);
   if (least == 0)
-    file_.fail(fmt::format("has the array {} of elements of unknown type {}", shown(key), static_cast<std::uint32_t>(type)));
+    file_.fail(
+        fmt::format("has the array {} of elements of unknown type {}", shown(key), static_cast<std::uint32_t>(type)));
   if (count > kMaxElements || count > left() / least)
     file_.fail(fmt::format("has the array {} of {} elements where {} bytes are left", shown(key), count, left()));
   if (type == GgufValueType::string) {
@@ -196,10 +198,11 @@ void GgufParser::place_data(const std::vector<std::uint64_t>& offsets, std::uint
     GgufTensor& tensor = file_.tensors_[i];
     const std::uint64_t size = data_bytes(tensor), available = bytes_.size() - start - expected;
     if (offsets[i] != expected)
-      file_.fail(fmt::format("has the tensor {} at offset {}; it must be at {}", shown(tensor.name), offsets[i], expected));
+      file_.fail(
+          fmt::format("has the tensor {} at offset {}; it must be at {}", shown(tensor.name), offsets[i], expected));
     if (size > available || padded(size) > available)
-      file_.fail(fmt::format("is cut off inside the tensor {}: {} bytes are needed, {} are left", shown(tensor.name), size,
-                             available));
+      file_.fail(fmt::format("is cut off inside the tensor {}: {} bytes are needed, {} are left", shown(tensor.name),
+                             size, available));
     tensor.bytes = bytes_.subspan(start + expected, size);
     expected += padded(size);
   }

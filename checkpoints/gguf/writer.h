@@ -28,8 +28,8 @@ struct GgufTensorInfo {
 /// Bytes of the stored tensor, without padding. TUNE_CHECK: whole blocks.
 std::uint64_t stored_bytes(const GgufTensorInfo& tensor);
 
-/// Writes one GGUF file from front to back. Nothing is held: the caller hands over one tensor after the other, in pieces
-/// of any size. The file appears under its name when close() returns, whole.
+/// Writes one GGUF file from front to back. Nothing is held: the caller hands over one tensor after the other, in
+/// pieces of any size. The file appears under its name when close() returns, whole.
 class GgufWriter {
  public:
   /// Declares all tensors and writes the header. Error{Fault::running} when the disk refuses.

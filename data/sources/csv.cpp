@@ -62,7 +62,8 @@ class Csv final : public FieldReader {
     }
     if (const std::size_t bad = find_invalid_utf8(text_); bad != std::string_view::npos) {
       place = place_of_byte(text_, bad, place);
-      throw Error{Fault::data, Place{}, fmt::format("invalid UTF-8 (byte 0x{:02X})", static_cast<unsigned char>(text_[bad])),
+      throw Error{Fault::data, Place{},
+                  fmt::format("invalid UTF-8 (byte 0x{:02X})", static_cast<unsigned char>(text_[bad])),
                   "convert the file to UTF-8"};
     }
     return true;

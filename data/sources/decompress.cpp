@@ -16,7 +16,8 @@ namespace tune {
 namespace {
 
 [[noreturn]] void throw_damaged(const MappedFile& file, const std::string& reason) {
-  throw Error{Fault::data, {file.path().string()}, fmt::format("can't be unpacked: {}", reason), "fetch the file again"};
+  throw Error{
+      Fault::data, {file.path().string()}, fmt::format("can't be unpacked: {}", reason), "fetch the file again"};
 }
 
 class PlainBytes final : public ByteReader {
@@ -67,7 +68,8 @@ class GzipBytes final : public ByteReader {
     member_ended_ = code == Z_STREAM_END;
     if (code == Z_BUF_ERROR || (code == Z_OK && rest_.empty() && stream_.avail_out > 0))
       throw_damaged(file_, "the gzip data ends too early");
-    if (code != Z_OK && code != Z_STREAM_END) throw_damaged(file_, stream_.msg != nullptr ? stream_.msg : "no gzip data");
+    if (code != Z_OK && code != Z_STREAM_END)
+      throw_damaged(file_, stream_.msg != nullptr ? stream_.msg : "no gzip data");
   }
 
   MappedFile file_;
@@ -126,7 +128,9 @@ std::string read_unpacked(const std::filesystem::path& path, std::size_t max_byt
     text.resize(length);
     if (count == 0) return text;
     if (length > max_bytes)
-      throw Error{Fault::data, {path.string()}, fmt::format("is longer than {} MiB", max_bytes >> 20),
+      throw Error{Fault::data,
+                  {path.string()},
+                  fmt::format("is longer than {} MiB", max_bytes >> 20),
                   "write its rows as .jsonl, which is read row by row"};
   }
 }

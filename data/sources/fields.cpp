@@ -34,10 +34,14 @@ Field* find(Fields& fields, std::string_view name) {
 
 std::string described(FieldKind kind) {
   switch (kind) {
-    case FieldKind::text: return "text";
-    case FieldKind::list: return "a list";
-    case FieldKind::nothing: return "null";
-    case FieldKind::other: return "neither text nor a list";
+    case FieldKind::text:
+      return "text";
+    case FieldKind::list:
+      return "a list";
+    case FieldKind::nothing:
+      return "null";
+    case FieldKind::other:
+      return "neither text nor a list";
   }
   return {};
 }
@@ -146,10 +150,14 @@ std::string alpaca_question(Fields& fields, const DatasetOptions& options) {
 
 std::vector<std::string> names_of(DatasetType type) {
   switch (type) {
-    case DatasetType::chat: return {"messages", "role", "content"};
-    case DatasetType::alpaca: return {"instruction", "input", "output"};
-    case DatasetType::prompt_completion: return {"prompt", "completion"};
-    case DatasetType::text: return {"text"};
+    case DatasetType::chat:
+      return {"messages", "role", "content"};
+    case DatasetType::alpaca:
+      return {"instruction", "input", "output"};
+    case DatasetType::prompt_completion:
+      return {"prompt", "completion"};
+    case DatasetType::text:
+      return {"text"};
   }
   return {};
 }

@@ -11,7 +11,9 @@ namespace tune {
 namespace {
 
 [[noreturn]] void throw_damaged(const std::string& path, const arrow::Status& status) {
-  throw Error{Fault::data, {path}, fmt::format("can't be read as Parquet: {}", status.message()),
+  throw Error{Fault::data,
+              {path},
+              fmt::format("can't be read as Parquet: {}", status.message()),
               "fetch or write the file again"};
 }
 
@@ -29,8 +31,7 @@ std::vector<Fields> items_of(const arrow::Array& array, std::int64_t row) {
   std::vector<Fields> items;
   for (std::int64_t i = list.value_offset(row); i < list.value_offset(row + 1); ++i) {
     const bool is_object = list.values()->type_id() == arrow::Type::STRUCT && !list.values()->IsNull(i);
-    items.push_back(
-        is_object ? fields_of(static_cast<const arrow::StructArray&>(*list.values()), i, false) : Fields{});
+    items.push_back(is_object ? fields_of(static_cast<const arrow::StructArray&>(*list.values()), i, false) : Fields{});
   }
   return items;
 }

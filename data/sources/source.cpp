@@ -25,14 +25,19 @@ constexpr std::array<Format, 5> kFormats = {{{".jsonl", open_jsonl},
 
 std::unique_ptr<FieldReader> open_reader(const std::string& path, RowLog& log) {
   if (!std::filesystem::exists(path))
-    throw Error{Fault::data, {path}, "there is no such file", "check data.datasets[].path; it is relative to where tune is started"};
+    throw Error{Fault::data,
+                {path},
+                "there is no such file",
+                "check data.datasets[].path; it is relative to where tune is started"};
   const std::string extension = format_of(path);
   std::vector<std::string> known;
   for (const Format& format : kFormats) {
     if (extension == format.extension) return format.open(path, log);
     known.emplace_back(format.extension);
   }
-  throw Error{Fault::data, {path}, fmt::format("the name ends in \"{}\"; it must end in {}", extension, one_of(known)),
+  throw Error{Fault::data,
+              {path},
+              fmt::format("the name ends in \"{}\"; it must end in {}", extension, one_of(known)),
               "convert it; .gz or .zst may follow"};
 }
 

@@ -11,7 +11,7 @@ struct Verb {
   int (*run)(const std::vector<std::string>& arguments);
 };
 
-/// In the order of `tune --help`. The list is in tools/main.cpp; each function in verbs/<name>.cpp.
+/// In the order of `tune --help`. The list is in command_line.cpp; each function in verbs/<name>.cpp.
 const std::vector<Verb>& verbs();
 
 int run_verb(const std::vector<std::string>& arguments);
@@ -23,5 +23,8 @@ int generate_verb(const std::vector<std::string>& arguments);
 int export_verb(const std::vector<std::string>& arguments);
 int inspect_verb(const std::vector<std::string>& arguments);
 int doctor_verb(const std::vector<std::string>& arguments);
+int completion_verb(const std::vector<std::string>& arguments);
+
+int print_version();  // of the program and of LibTorch, and whether CUDA is built in
 
 }  // namespace tune

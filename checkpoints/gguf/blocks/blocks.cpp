@@ -20,8 +20,8 @@ void decode_all(const GgufTypeTraits& traits, std::span<const std::byte> bytes, 
 
 void check_sizes(const GgufTypeTraits& traits, std::size_t bytes, std::size_t values) {
   const auto block = static_cast<std::size_t>(traits.block), block_bytes = static_cast<std::size_t>(traits.block_bytes);
-  TUNE_CHECK(values % block == 0 && values / block * block_bytes == bytes, "{} bytes for {} values of {}", bytes, values,
-             traits.name);
+  TUNE_CHECK(values % block == 0 && values / block * block_bytes == bytes, "{} bytes for {} values of {}", bytes,
+             values, traits.name);
 }
 
 }  // namespace

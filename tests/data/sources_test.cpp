@@ -1,0 +1,369 @@
+#include "data/sources/source.h"
+
+#include <gmock/gmock.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <cstdlib>
+
+#include "data_fakes.h"
+
+namespace tune {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::vector<Record> read(const DatasetOptions& options, Part part = Part::training) {
+  RowLog log;
+  const auto source = open_source(options, part, log);
+  std::vector<Record> records;
+  for (Record record; source->next(record); record = {}) records.push_back(record);
+  log.raise();
+  return records;
+}
+
+std::vector<std::string> texts(const DatasetOptions& options, Part part = Part::training) {
+  std::vector<std::string> texts;
+  for (const Record& record : read(options, part)) texts.push_back(record.text);
+  return texts;
+}
+
+// "user: Hi | assistant: Ho"
+std::string told(const Record& record) {
+  std::string text;
+  for (const Message& message : record.messages)
+    text += (text.empty() ? "" : " | ") + message.role + ": " + message.content;
+  return text;
+}
+
+std::string gzipped(const std::string& text) {
+  z_stream stream{};
+  deflateInit2(&stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY);
+  std::string packed(deflateBound(&stream, text.size()) + 32, '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(packed.data());
+  stream.avail_out = static_cast<uInt>(packed.size());
+  deflate(&stream, Z_FINISH);
+  packed.resize(stream.total_out);
+  deflateEnd(&stream);
+  return packed;
+}
+
+std::string zstd_packed(const std::string& text) {
+  std::string packed(ZSTD_compressBound(text.size()), '\0');
+  packed.resize(ZSTD_compress(packed.data(), packed.size(), text.data(), text.size(), 3));
+  return packed;
+}
+
+DatasetOptions text_options(const std::string& path) { return {.path = path, .type = DatasetType::text}; }
+
+class Sources : public DataTest {
+ protected:
+  std::string refusal(const std::string& name, const std::string& text, DatasetOptions options = {}) {
+    options.path = file(name, text);
+    std::string message = error_of([&] { read(options); });
+    for (std::size_t at; (at = message.find(folder_.string() + "/")) != std::string::npos;)
+      message.erase(at, folder_.string().size() + 1);
+    return message;
+  }
+};
+
+// ---- types
+
+TEST_F(Sources, ReadsChatMessages) {
+  const auto rows =
+      read({.path = file("a.jsonl", R"({"messages": [{"role": "system", "content": "S"},)"
+                                    R"({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]})")});
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(told(rows[0]), "system: S | user: Hi | assistant: Ho");
+  EXPECT_EQ(rows[0].place.line, 1);
+}
+
+TEST_F(Sources, ReadsShareGptConversations) {
+  const auto rows =
+      read({.path = file("a.jsonl", R"({"conversations": [{"from": "system", "value": "S"},)"
+                                    R"({"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]})")});
+  EXPECT_EQ(told(rows.at(0)), "system: S | user: Hi | assistant: Ho");
+}
+
+TEST_F(Sources, MapsNamesAndRoles) {
+  const auto rows =
+      read({.path = file("a.jsonl", R"({"talk": [{"who": "customer", "says": "Hi"}, {"who": "bot", "says": "Ho"}]})"),
+            .field_names = {{"messages", "talk"}, {"role", "who"}, {"content", "says"}},
+            .field_roles = {{"customer", "user"}, {"bot", "assistant"}}});
+  EXPECT_EQ(told(rows.at(0)), "user: Hi | assistant: Ho");
+}
+
+TEST_F(Sources, ReadsAlpacaWithAndWithoutInput) {
+  const auto rows = read({.path = file("a.jsonl",
+                                       "{\"instruction\": \"Add\", \"input\": \"1 2\", \"output\": \"3\"}\n"
+                                       "{\"instruction\": \"Greet\", \"input\": \"\", \"output\": \"Hi\"}\n"
+                                       "{\"instruction\": \"Greet\", \"output\": \"Ho\"}\n"),
+                          .type = DatasetType::alpaca});
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(told(rows[0]), "user: Add\n\n### Input:\n1 2 | assistant: 3");
+  EXPECT_EQ(told(rows[1]), "user: Greet | assistant: Hi");
+  EXPECT_EQ(told(rows[2]), "user: Greet | assistant: Ho");
+}
+
+TEST_F(Sources, ReadsPromptAndCompletionUnderOtherNames) {
+  const auto rows = read({.path = file("a.jsonl", R"({"q": "Hi", "a": "Ho", "n": 7, "x": [1, {"y": null}]})"),
+                          .type = DatasetType::prompt_completion,
+                          .field_names = {{"prompt", "q"}, {"completion", "a"}}});
+  EXPECT_EQ(told(rows.at(0)), "user: Hi | assistant: Ho");
+}
+
+TEST_F(Sources, RefusesFieldNamesThatTheTypeDoesNotHave) {
+  const DatasetOptions options{
+      .path = file("a.jsonl", "{}"), .type = DatasetType::text, .field_names = {{"prompt", "q"}}};
+  EXPECT_THAT(error_of([&] { read(options); }, Fault::recipe),
+              HasSubstr("has \"prompt\"; a data set of type text has text; our name comes first"));
+}
+
+// ---- lines
+
+TEST_F(Sources, SkipsByteOrderMarkBlankLinesAndCarriageReturns) {
+  const std::string path = file("a.jsonl", "\xEF\xBB\xBF{\"text\": \"a\"}\r\n\r\n  \n{\"text\": \"b\"}");
+  const auto rows = read(text_options(path));
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].text, "a");
+  EXPECT_EQ(rows[1].text, "b");
+  EXPECT_EQ(to_string(rows[1].place), path + ":4");
+}
+
+TEST_F(Sources, ReadsALineOfAHundredMegabytes) {
+  const std::string text(100 << 20, 'x');
+  const auto rows = read(text_options(file("a.jsonl", "{\"text\": \"" + text + "\"}\n{\"text\": \"b\"}\n")));
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].text.size(), text.size());
+  EXPECT_EQ(rows[1].place.line, 2);
+}
+
+TEST_F(Sources, ReadsAnEmptyFileAsNoRows) {
+  for (const char* name : {"a.jsonl", "a.json", "a.csv", "a.txt"})
+    EXPECT_THAT(texts(text_options(file(name, ""))), IsEmpty());
+}
+
+TEST_F(Sources, ReadsPlainTextAsOneDocument) {
+  EXPECT_THAT(texts(text_options(file("a.txt", "one\n\ntwo\n"))), ElementsAre("one\n\ntwo\n"));
+}
+
+// ---- packed files
+
+TEST_F(Sources, UnpacksGzipMembersAndZstdFramesInARow) {
+  const std::string one = "{\"text\": \"a\"}\n", two = "{\"text\": \"b\"}\n";
+  EXPECT_THAT(texts(text_options(file("a.jsonl.gz", gzipped(one) + gzipped(two)))), ElementsAre("a", "b"));
+  EXPECT_THAT(texts(text_options(file("a.jsonl.zst", zstd_packed(one) + zstd_packed(two)))), ElementsAre("a", "b"));
+  EXPECT_THAT(texts(text_options(file("a.csv.gz", gzipped("text\na\n")))), ElementsAre("a"));
+  EXPECT_THAT(texts(text_options(file("a.txt.zst", zstd_packed("abc")))), ElementsAre("abc"));
+}
+
+TEST_F(Sources, UnpacksMoreThanABuffer) {
+  std::string text;
+  for (int i = 0; i < 50000; ++i) text += "{\"text\": \"row " + std::to_string(i) + "\"}\n";
+  for (const std::string& path : {file("a.jsonl.gz", gzipped(text)), file("a.jsonl.zst", zstd_packed(text))}) {
+    const auto rows = read(text_options(path));
+    ASSERT_EQ(rows.size(), 50000U);
+    EXPECT_EQ(rows.back().text, "row 49999");
+    EXPECT_EQ(rows.back().place.line, 50000);
+  }
+}
+
+TEST_F(Sources, NamesAPackedFileThatIsCutOffOrDamaged) {
+  const std::string text = "{\"text\": \"" + std::string(5000, 'a') + "\"}\n";
+  const std::string gz = gzipped(text), zst = zstd_packed(text);
+  EXPECT_EQ(refusal("a.jsonl.gz", gz.substr(0, gz.size() - 9)),
+            "a.jsonl.gz: can't be unpacked: the gzip data ends too early; fetch the file again");
+  EXPECT_EQ(refusal("a.jsonl.zst", zst.substr(0, zst.size() - 3)),
+            "a.jsonl.zst: can't be unpacked: the zstd data ends too early; fetch the file again");
+  EXPECT_EQ(refusal("b.jsonl.gz", "plain text"),
+            "b.jsonl.gz: can't be unpacked: incorrect header check; fetch the file again");
+  EXPECT_EQ(refusal("b.jsonl.zst", "plain text"),
+            "b.jsonl.zst: can't be unpacked: Unknown frame descriptor; fetch the file again");
+  EXPECT_THAT(refusal("c.jsonl.gz", ""), HasSubstr("the gzip data ends too early"));
+}
+
+// ---- refused rows
+
+const DatasetOptions kText{.type = DatasetType::text};
+
+TEST_F(Sources, NamesLineAndColumnOfBrokenJson) {
+  std::string text;
+  for (int i = 0; i < 6; ++i) text += "{\"text\": \"a\"}\n";
+  EXPECT_EQ(refusal("a.jsonl", text + "{\"text\": \"a\", }\n", kText),
+            "a.jsonl:7:15: broken JSON: unexpected '}', expected string literal; mend the row or leave it out");
+  EXPECT_THAT(refusal("b.jsonl", "{\"text\": \"a", kText), HasSubstr("b.jsonl:1:12: broken JSON: "));
+}
+
+TEST_F(Sources, NamesLineAndColumnOfInvalidUtf8) {
+  EXPECT_EQ(refusal("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"\xC3\xBC\xFF\"}\n", kText),
+            "a.jsonl:2:12: invalid UTF-8 (byte 0xFF); convert the file to UTF-8");
+  EXPECT_EQ(refusal("a.csv", "text\nok\n\xFC\n", kText),
+            "a.csv:3:1: invalid UTF-8 (byte 0xFC); convert the file to UTF-8");
+  EXPECT_EQ(refusal("a.txt", "ok\nab\xFC\n", kText), "a.txt:2:3: invalid UTF-8 (byte 0xFC); convert the file to UTF-8");
+}
+
+TEST_F(Sources, RefusesHalfASurrogatePair) {
+  EXPECT_THAT(refusal("a.jsonl", R"({"text": "\ud800"})", kText), HasSubstr("a.jsonl:1"));
+  EXPECT_THAT(refusal("b.jsonl", R"({"text": "\udc00"})", kText), HasSubstr("b.jsonl:1"));
+}
+
+TEST_F(Sources, RefusesDeepNestingAndRowsThatAreNoObjects) {
+  EXPECT_EQ(refusal("a.jsonl", std::string(100, '[') + std::string(100, ']')),
+            "a.jsonl:1: the row is nested deeper than 64 levels; flatten it");
+  EXPECT_EQ(refusal("b.jsonl", "[1]\n"),
+            "b.jsonl:1: the row is no JSON object; write {\"messages\": …} or the like, one row a line");
+}
+
+TEST_F(Sources, NamesTheRoleThatIsNotKnown) {
+  EXPECT_EQ(
+      refusal("a.jsonl", R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "bot", "content": "Ho"}]})"),
+      "a.jsonl:1: message 2 has role \"bot\"; roles are system, user, assistant; "
+      "map it: data.datasets[].field_roles: {bot: assistant}");
+}
+
+TEST_F(Sources, NamesTheFieldThatIsMissingOrOfAnotherType) {
+  EXPECT_EQ(
+      refusal("a.jsonl", R"({"q": "Hi", "a": "Ho"})", {.type = DatasetType::prompt_completion}),
+      "a.jsonl:1: the row has no \"prompt\"; it has \"q\", \"a\"; map it: data.datasets[].field_names: {prompt: NAME}");
+  EXPECT_EQ(refusal("a.jsonl", R"({"text": 7})", kText),
+            "a.jsonl:1: \"text\" is neither text nor a list; it must be text; put it in quotes");
+  EXPECT_THAT(refusal("a.jsonl", R"({"messages": "Hi"})"),
+              HasSubstr("\"messages\" is text; it must be a list of messages"));
+  EXPECT_THAT(refusal("a.jsonl", R"({"messages": [{"role": "user"}]})"), HasSubstr("message 1 has no \"content\""));
+  EXPECT_THAT(refusal("a.jsonl", R"({"messages": ["Hi"]})"), HasSubstr("message 1 has no \"role\""));
+}
+
+TEST_F(Sources, RefusesConversationsWithoutAnAnswer) {
+  EXPECT_EQ(
+      refusal("a.jsonl", R"({"messages": [{"role": "user", "content": "Hi"}]})"),
+      "a.jsonl:1: the conversation has no assistant turn; there is nothing to learn; leave the row out, or name the "
+      "assistant's role: data.datasets[].field_roles: {bot: assistant}");
+  EXPECT_EQ(
+      refusal("a.jsonl", R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]})"),
+      "a.jsonl:1: message 2 is an empty answer of the assistant; there is nothing to learn; fill it in or leave the "
+      "row out");
+  EXPECT_THAT(refusal("a.jsonl", R"({"prompt": "Hi", "completion": ""})", {.type = DatasetType::prompt_completion}),
+              HasSubstr("a.jsonl:1: \"completion\" is empty"));
+}
+
+TEST_F(Sources, ListsSeveralRefusedRowsAndStopsAtTheTenth) {
+  EXPECT_EQ(refusal("a.jsonl", "{\"text\": \"\"}\n{\"text\": \"a\"}\n{\"text\": \"\"}\n", kText),
+            "a.jsonl:1: \"text\" is empty; there is nothing to learn; fill it in or leave the row out\n"
+            "a.jsonl:3: \"text\" is empty; there is nothing to learn; fill it in or leave the row out");
+  std::string many;
+  for (int i = 0; i < 100; ++i) many += "{}\n";
+  const std::string message = refusal("b.jsonl", many, kText);
+  EXPECT_THAT(message, HasSubstr("\nb.jsonl:10: "));
+  EXPECT_THAT(message, HasSubstr("\nstopped at the 10th refused row"));
+  EXPECT_THAT(message, ::testing::Not(HasSubstr("b.jsonl:11")));
+}
+
+TEST_F(Sources, NamesFilesThatAreMissingOrOfAnUnknownKind) {
+  EXPECT_EQ(
+      error_of([] { read({.path = "/no/such.jsonl"}); }),
+      "/no/such.jsonl: there is no such file; check data.datasets[].path; it is relative to where tune is started");
+  EXPECT_EQ(refusal("a.docx", "x"),
+            "a.docx: the name ends in \".docx\"; it must end in .jsonl, .json, .csv, .parquet or .txt; convert it; .gz "
+            "or .zst may follow");
+}
+
+// ---- one array
+
+TEST_F(Sources, ReadsAJsonArrayWithTheLineOfEachRow) {
+  const auto rows =
+      read(text_options(file("a.json", "[\n  {\"text\": \"a, ]}\"},\n\n  {\n    \"text\": \"b\"\n  }\n]\n")));
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].text, "a, ]}");
+  EXPECT_EQ(rows[0].place.line, 2);
+  EXPECT_EQ(rows[1].text, "b");
+  EXPECT_EQ(rows[1].place.line, 4);
+}
+
+TEST_F(Sources, NamesThePlaceInABrokenJsonArray) {
+  EXPECT_THAT(refusal("a.json", "[{\"text\": \"a\"},\n {\"text\": }]", kText), HasSubstr("a.json:2:11: broken JSON: "));
+  EXPECT_EQ(refusal("a.json", "[{\"text\": \"a\"}", kText),
+            "a.json:1:15: the array is not closed; end it with ], or fetch the file again");
+  EXPECT_EQ(refusal("a.json", "[{\"text\": \"a\"}] {}", kText),
+            "a.json:1:17: there is more behind the array; put all rows into one array, or write .jsonl");
+}
+
+// ---- CSV
+
+TEST_F(Sources, ReadsQuotedCsv) {
+  const auto rows = read({.path = file("a.csv",
+                                       "prompt,completion\r\n"
+                                       "\"a, b\",\"say \"\"hi\"\"\"\r\n"
+                                       "\"two\nlines\",x\r\n"
+                                       "\r\n"
+                                       "last,\"end\""),
+                          .type = DatasetType::prompt_completion});
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(told(rows[0]), "user: a, b | assistant: say \"hi\"");
+  EXPECT_EQ(told(rows[1]), "user: two\nlines | assistant: x");
+  EXPECT_EQ(rows[1].place.line, 3);
+  EXPECT_EQ(told(rows[2]), "user: last | assistant: end");
+  EXPECT_EQ(rows[2].place.line, 6);
+}
+
+TEST_F(Sources, NamesTheLineOfBrokenCsv) {
+  const DatasetOptions options{.type = DatasetType::prompt_completion};
+  EXPECT_EQ(refusal("a.csv", "prompt,completion\na,b\na,b,c\n", options),
+            "a.csv:3: the row has 3 fields, the header 2; put fields with commas or line ends in double quotes");
+  EXPECT_EQ(refusal("a.csv", "prompt,completion\na,\"b\nc\n", options),
+            "a.csv:2: a double quote is opened in this row and never closed; close it");
+  EXPECT_EQ(refusal("a.csv", "prompt,completion\na,\"b\"c\n", options),
+            "a.csv:2: there is text behind a closing quote; write a quote inside a field as \"\"");
+}
+
+// ---- Parquet, written by somebody else
+
+TEST_F(Sources, ReadsParquetOfPyarrow) {
+  const std::string python = TUNE_SOURCE_DIR "/.venv/bin/python", path = (folder_ / "a.parquet").string();
+  const std::string script =
+      file("make.py",
+           "import sys, pyarrow as pa, pyarrow.parquet as pq\n"
+           "talk = [[{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': f'Ho {i}'}]"
+           " for i in range(3000)]\n"
+           "pq.write_table(pa.table({'id': list(range(3000)), 'messages': talk,"
+           " 'text': pa.array([f't{i}' for i in range(3000)]).dictionary_encode()}),"
+           " sys.argv[1], compression='zstd', row_group_size=700)\n");
+  if (std::system((python + " " + script + " " + path + " 2>/dev/null").c_str()) != 0)
+    GTEST_SKIP() << "no pyarrow in .venv";
+  const auto rows = read({.path = path});
+  ASSERT_EQ(rows.size(), 3000U);
+  EXPECT_EQ(told(rows[2999]), "user: Hi | assistant: Ho 2999");
+  EXPECT_EQ(rows[2999].place.line, 3000);
+  EXPECT_EQ(texts(text_options(path)).at(1234), "t1234");
+}
+
+TEST_F(Sources, NamesAFileThatIsNoParquet) {
+  EXPECT_THAT(refusal("a.parquet", "no parquet at all"), HasSubstr("a.parquet: can't be read as Parquet: "));
+}
+
+// ---- hold-out
+
+TEST_F(Sources, HoldsOutEveryKthRow) {
+  std::string text;
+  for (int i = 0; i < 7; ++i) text += "{\"text\": \"" + std::to_string(i) + "\"}\n";
+  DatasetOptions options = text_options(file("a.jsonl", text));
+  options.holdout_every = 3;
+  EXPECT_THAT(texts(options, Part::training), ElementsAre("0", "1", "3", "4", "6"));
+  EXPECT_THAT(texts(options, Part::evaluation), ElementsAre("2", "5"));
+  options.holdout_every = 0;
+  EXPECT_EQ(texts(options, Part::evaluation).size(), 7U);
+}
+
+// ---- other people's files
+
+TEST_F(Sources, ReadsEveryRowOfTheSupportConversations) {
+  const std::string path = TUNE_SOURCE_DIR "/../shared/data/bitext-support/sft_train.jsonl";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is absent";
+  EXPECT_EQ(read({.path = path}).size(), 3349U);
+}
+
+}  // namespace
+}  // namespace tune

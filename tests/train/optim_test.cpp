@@ -1,0 +1,195 @@
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+
+#include "recipes/schema/error.h"
+#include "train/optim/clip.h"
+#include "train/optim/optimizer.h"
+
+namespace tune {
+namespace {
+
+Parameter parameter(const std::string& name, const at::Tensor& value, bool decays = true) {
+  const at::Tensor master = value.scalar_type() == at::kFloat ? value : value.to(at::kFloat);
+  return {.name = name, .value = value, .master = master, .gradient = at::zeros_like(master), .decays = decays};
+}
+
+// The algorithm as Loshchilov & Hutter 2019 write it (their algorithm 2 with a constant schedule multiplier, and decay
+// scaled by the learning rate as torch.optim.AdamW has it), one plain fp64 step after the other.
+struct PlainAdamW {
+  at::Tensor w, m, v;
+  explicit PlainAdamW(const at::Tensor& start)
+      : w(start.to(at::kDouble)), m(at::zeros_like(w)), v(at::zeros_like(w)) {}
+  void step(const at::Tensor& gradient, int t, double lr, const TrainOptions& o, double decay) {
+    const at::Tensor g = gradient.to(at::kDouble);
+    w = w * (1 - lr * decay);
+    m = o.adam_beta1 * m + (1 - o.adam_beta1) * g;
+    v = o.adam_beta2 * v + (1 - o.adam_beta2) * g * g;
+    const at::Tensor m_hat = m / (1 - std::pow(o.adam_beta1, t)), v_hat = v / (1 - std::pow(o.adam_beta2, t));
+    w = w - lr * m_hat / (v_hat.sqrt() + o.adam_epsilon);
+  }
+};
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
+
+bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  return a.sizes() == b.sizes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
+}
+
+class AdamW : public ::testing::Test {
+ protected:
+  void SetUp() override { at::manual_seed(11); }
+  const TrainOptions options_{.adam_beta2 = 0.95, .weight_decay = 0.1};
+};
+
+TEST_F(AdamW, FollowsThePaperAndSparesNormsFromDecay) {
+  std::vector<Parameter> parameters = {parameter("matrix", at::randn({33, 17})),
+                                       parameter("norm", at::randn({17}), /*decays=*/false)};
+  PlainAdamW matrix(parameters[0].master), norm(parameters[1].master);
+  const auto optimizer = make_optimizer(parameters, options_);
+  constexpr double kRate = 1e-2;
+  constexpr int kSteps = 20;
+  for (int t = 1; t <= kSteps; ++t) {
+    for (Parameter& p : parameters) p.gradient.copy_(at::randn(p.gradient.sizes()));
+    matrix.step(parameters[0].gradient, t, kRate, options_, options_.weight_decay);
+    norm.step(parameters[1].gradient, t, kRate, options_, 0);
+    optimizer->step(kRate);
+  }
+  // a step rounds a weight of at most 8 and an update of at most lr * 10 to fp32 a few times
+  const double tolerance = kSteps * 4 * 8 * std::numeric_limits<float>::epsilon();
+  EXPECT_LT(largest_difference(parameters[0].value, matrix.w), tolerance);
+  EXPECT_LT(largest_difference(parameters[1].value, norm.w), tolerance);
+}
+
+TEST_F(AdamW, ZeroesGradientsAfterTheStep) {
+  std::vector<Parameter> parameters = {parameter("a", at::randn({5}))};
+  const auto optimizer = make_optimizer(parameters, options_);
+  parameters[0].gradient.fill_(1);
+  optimizer->step(1e-3);
+  EXPECT_EQ(parameters[0].gradient.abs().sum().item<float>(), 0);
+}
+
+TEST_F(AdamW, SmallUpdatesAddUpInTheMasterAndTheValueIsItsRounding) {
+  std::vector<Parameter> parameters = {parameter("a", at::ones({8}, at::kBFloat16))};
+  const auto optimizer = make_optimizer(parameters, TrainOptions{});
+  for (int t = 0; t < 100; ++t) {
+    parameters[0].gradient.fill_(1);
+    optimizer->step(1e-4);  // far below bf16's resolution at 1, which is 2^-8
+  }
+  EXPECT_NEAR(parameters[0].master[0].item<float>(), 1 - 100 * 1e-4, 1e-5);
+  EXPECT_TRUE(same_bits(parameters[0].value, parameters[0].master.to(at::kBFloat16)));
+  EXPECT_LT(parameters[0].value[0].item<float>(), 1);
+}
+
+TEST_F(AdamW, WritesThroughStridedValues) {
+  at::Tensor whole = at::zeros({4, 6}, at::kBFloat16);
+  std::vector<Parameter> parameters = {parameter("block", whole.narrow(1, 2, 3))};
+  const auto optimizer = make_optimizer(parameters, TrainOptions{});
+  parameters[0].gradient.fill_(1);
+  optimizer->step(0.5);
+  EXPECT_NEAR(whole.narrow(1, 2, 3).to(at::kFloat).max().item<float>(), -0.5, 1e-3);
+  EXPECT_EQ(whole.narrow(1, 0, 2).abs().sum().item<float>(), 0);
+  EXPECT_EQ(whole.narrow(1, 5, 1).abs().sum().item<float>(), 0);
+}
+
+TEST_F(AdamW, RestoredStateGoesOnToTheLastBit) {
+  const at::Tensor start = at::randn({40, 3});
+  const std::vector<at::Tensor> gradients = {at::randn({40, 3}), at::randn({40, 3}), at::randn({40, 3})};
+  std::vector<Parameter> whole = {parameter("w", start.clone())}, first = {parameter("w", start.clone())};
+  const auto uninterrupted = make_optimizer(whole, options_), before = make_optimizer(first, options_);
+  const auto step = [&](Optimizer& optimizer, Parameter& p, std::size_t i) {
+    p.gradient.copy_(gradients[i]);
+    optimizer.step(1e-2);
+  };
+  for (std::size_t i = 0; i < 3; ++i) step(*uninterrupted, whole[0], i);
+  for (std::size_t i = 0; i < 2; ++i) step(*before, first[0], i);
+
+  std::map<std::string, std::vector<std::byte>, std::less<>> disk;
+  for (const NamedBytes& bytes : before->state()) disk[bytes.name] = {bytes.bytes.begin(), bytes.bytes.end()};
+  std::vector<Parameter> second = {parameter("w", first[0].master.clone())};
+  const auto after = make_optimizer(second, options_);
+  after->restore(
+      [&](std::string_view name) {
+        const auto found = disk.find(name);
+        return found == disk.end() ? std::span<const std::byte>{} : std::span<const std::byte>(found->second);
+      },
+      2);
+  step(*after, second[0], 2);
+  EXPECT_TRUE(same_bits(second[0].master, whole[0].master));
+}
+
+TEST_F(AdamW, NamesWhatACheckpointLacks) {
+  std::vector<Parameter> parameters = {parameter("w", at::zeros({2, 3}))};
+  const auto optimizer = make_optimizer(parameters, options_);
+  try {
+    optimizer->restore([](std::string_view) { return std::span<const std::byte>{}; }, 1);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.fault(), Fault::data);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("w.exp_avg has 0 bytes; 24 are expected"));
+  }
+}
+
+TEST(Sgd, SubtractsRateTimesGradientAndDecay) {
+  std::vector<Parameter> parameters = {parameter("w", at::full({2}, 2.0f)), parameter("norm", at::full({2}, 2.0f), false)};
+  const auto optimizer = make_optimizer(parameters, {.optim = OptimizerType::sgd, .weight_decay = 0.5});
+  for (Parameter& p : parameters) p.gradient.fill_(1);
+  optimizer->step(0.25);
+  EXPECT_EQ(parameters[0].value[0].item<float>(), 2.0f - 0.25f * (1.0f + 0.5f * 2.0f));
+  EXPECT_EQ(parameters[1].value[0].item<float>(), 2.0f - 0.25f);
+  EXPECT_TRUE(optimizer->state().empty());
+}
+
+TEST(Clip, ReturnsTheNormBeforeAndScalesAllGradientsAlike) {
+  std::vector<Parameter> parameters = {parameter("a", at::zeros({2})), parameter("b", at::zeros({1}))};
+  parameters[0].gradient.copy_(at::tensor({3.0f, 0.0f}));
+  parameters[1].gradient.fill_(4);
+  EXPECT_DOUBLE_EQ(clip_gradients(parameters, 1.0), 5.0);
+  // torch.nn.utils.clip_grad_norm_: max_norm / (norm + 1e-6)
+  EXPECT_NEAR(parameters[0].gradient[0].item<float>(), 3.0 / (5.0 + 1e-6), 1e-7);
+  EXPECT_NEAR(parameters[1].gradient[0].item<float>(), 4.0 / (5.0 + 1e-6), 1e-7);
+}
+
+TEST(Clip, LeavesSmallGradientsAndZeroMeansOff) {
+  std::vector<Parameter> parameters = {parameter("a", at::zeros({1}))};
+  for (const double max_norm : {10.0, 0.0}) {
+    parameters[0].gradient.fill_(4);
+    EXPECT_DOUBLE_EQ(clip_gradients(parameters, max_norm), 4.0);
+    EXPECT_EQ(parameters[0].gradient.item<float>(), 4.0f);
+  }
+}
+
+TEST(Clip, NormIsThatOfAnExactSumAndTheSameEveryTime) {
+  at::manual_seed(3);
+  std::vector<Parameter> parameters = {parameter("a", at::zeros({1023, 517})), parameter("b", at::zeros({7}))};
+  double squares = 0;
+  for (Parameter& p : parameters) {
+    p.gradient.copy_(at::randn(p.gradient.sizes()));
+    squares += p.gradient.to(at::kDouble).square().sum().item<double>();
+  }
+  const double norm = clip_gradients(parameters, 0);
+  EXPECT_NEAR(norm, std::sqrt(squares), 1e-5 * norm);
+  EXPECT_EQ(clip_gradients(parameters, 0), norm);
+}
+
+TEST(Clip, NonFiniteGradientsAreNamedAndNotSpread) {
+  std::vector<Parameter> parameters = {parameter("good", at::zeros({2})), parameter("bad", at::zeros({2}))};
+  parameters[0].gradient.fill_(3);
+  EXPECT_EQ(first_non_finite(parameters), "");
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    parameters[1].gradient[1] = value;
+    EXPECT_FALSE(std::isfinite(clip_gradients(parameters, 1.0)));
+    EXPECT_EQ(parameters[0].gradient[0].item<float>(), 3);
+    EXPECT_EQ(first_non_finite(parameters), "bad");
+  }
+}
+
+}  // namespace
+}  // namespace tune

@@ -1,0 +1,125 @@
+#include "train/plan/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "recipes/schema/error.h"
+#include "recipes/schema/lookup.h"
+#include "recipes/schema/reader.h"
+#include "train/plan/memory.h"
+
+namespace tune {
+namespace {
+
+using ::testing::ElementsAre;
+
+ModelConfig config(std::int64_t hidden, std::int64_t layers, std::int64_t heads, std::int64_t kv_heads,
+                   std::int64_t inner, std::int64_t vocab = 32000) {
+  return {.model_type = "llama",
+          .vocab_size = vocab,
+          .hidden_size = hidden,
+          .intermediate_size = inner,
+          .num_hidden_layers = layers,
+          .num_attention_heads = heads,
+          .num_key_value_heads = kv_heads,
+          .head_dim = hidden / heads,
+          .max_position_embeddings = 4096};
+}
+
+const ModelConfig kLlama2_7b = config(4096, 32, 32, 32, 11008);
+
+// As published: the sum of the tensors in each model's own safetensors files.
+TEST(Plan, CountsTheParametersOfKnownModels) {
+  EXPECT_EQ(total_parameters(kLlama2_7b), 6'738'415'616);
+  EXPECT_EQ(total_parameters(config(5120, 40, 40, 40, 13824)), 13'015'864'320);
+  EXPECT_EQ(total_parameters(config(8192, 80, 64, 8, 28672)), 68'976'648'192);
+  EXPECT_EQ(total_parameters(config(4096, 32, 32, 8, 14336)), 7'241'732'096);         // Mistral, Zephyr
+  EXPECT_EQ(total_parameters(config(4096, 48, 32, 8, 14336)), 10'731'524'096);        // SOLAR
+  EXPECT_EQ(total_parameters(config(5120, 40, 40, 40, 13824, 32016)), 13'016'028'160);  // Code Llama
+}
+
+TEST(Plan, TiedHeadIsCountedOnce) {
+  ModelConfig smol = config(576, 30, 9, 3, 1536, 49152);  // SmolLM2-135M
+  smol.tie_word_embeddings = true;
+  EXPECT_EQ(total_parameters(smol), 134'515'008);
+}
+
+TEST(Plan, CountsAdapterParameters) {
+  const auto trained = [](std::vector<std::string> modules, std::int64_t r) {
+    return trainable_parameters(kLlama2_7b, {.lora_r = r, .lora_target_modules = std::move(modules)});
+  };
+  // A [r, in] and B [out, r] for each module of each layer
+  EXPECT_EQ(trained({"q_proj", "v_proj"}, 8), 32 * 2 * 8 * (4096 + 4096));  // 4,194,304, as PEFT prints it
+  EXPECT_EQ(trained({"all-linear"}, 16), 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008)));
+  EXPECT_EQ(trained({"down_proj"}, 4), 32 * 4 * (11008 + 4096));
+  EXPECT_EQ(trainable_parameters(kLlama2_7b, {.type = AdapterType::none}), total_parameters(kLlama2_7b));
+}
+
+TEST(Plan, AdaptedModulesAreInModelOrder) {
+  EXPECT_THAT(adapted_modules({.lora_target_modules = {"down_proj", "q_proj"}}), ElementsAre("q_proj", "down_proj"));
+  EXPECT_EQ(adapted_modules({}).size(), 7u);
+}
+
+TEST(Plan, UnknownModuleIsRefusedWithTheKnownOnes) {
+  try {
+    adapted_modules({.lora_target_modules = {"qkv_proj"}});
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), 2);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("no linear layer is called qkv_proj; they are q_proj, k_proj"));
+  }
+}
+
+Recipe small_recipe() {
+  Recipe recipe;
+  recipe.data.max_length = 1024;
+  recipe.train.per_device_train_batch_size = 2;
+  recipe.train.max_steps = 10;
+  return recipe;
+}
+
+TEST(Plan, WithoutDataEveryMicroBatchIsFull) {
+  const Plan plan = make_plan(small_recipe(), kLlama2_7b, nullptr);
+  EXPECT_EQ(plan.steps, 10);
+  EXPECT_EQ(plan.micro_batch_tokens, 2 * 1024);
+  EXPECT_GT(plan.peak_bytes(), 2 * plan.parameters);  // bf16 weights at least
+}
+
+TEST(Plan, CheckpointingSavesActivationsAndFullTuningCostsMasters) {
+  Recipe recipe = small_recipe();
+  const std::int64_t lora = make_plan(recipe, kLlama2_7b, nullptr).peak_bytes();
+  recipe.train.gradient_checkpointing = true;
+  EXPECT_LT(make_plan(recipe, kLlama2_7b, nullptr).peak_bytes(), lora);
+  recipe.adapter.type = AdapterType::none;
+  // weight 2, master 4, gradient 4, two moments 8
+  EXPECT_GT(make_plan(recipe, kLlama2_7b, nullptr).peak_bytes(), 18 * total_parameters(kLlama2_7b));
+}
+
+TEST(Plan, TapeIsWhatALayerKeeps) {
+  const ModelConfig c = config(64, 2, 4, 2, 96);
+  // input, middle [64], qkv [64 + 2 * 32], attention [64], gate and up [2 * 96]; log-sum-exp [4] and two inverse norms
+  EXPECT_EQ(tape_bytes_per_token(c, {.type = AdapterType::none}, 2), (64 + 64 + 128 + 64 + 192) * 2 + (4 + 2) * 4);
+  // x A^T of the seven modules
+  EXPECT_EQ(tape_bytes_per_token(c, {.lora_r = 8}, 2) - tape_bytes_per_token(c, {.type = AdapterType::none}, 2),
+            7 * 8 * 2);
+}
+
+class ShippedRecipe : public ::testing::TestWithParam<std::filesystem::path> {
+ protected:
+  void SetUp() override {
+    for (const char* name : {"TUNE_MODELS", "TUNE_DATA", "TUNE_QUICKSTART"}) setenv(name, "/somewhere", 0);
+  }
+};
+
+TEST_P(ShippedRecipe, IsPlanned) {
+  const Plan plan = make_plan(read_recipe(GetParam()), kLlama2_7b, nullptr);
+  EXPECT_GT(plan.trainable_parameters, 0);
+  EXPECT_GT(plan.micro_batch_tokens, 0);
+  for (const MemoryItem& item : plan.memory) EXPECT_GE(item.bytes, 0) << item.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ShippedRecipe,
+                         ::testing::ValuesIn(list_recipes(std::filesystem::path(TUNE_SOURCE_DIR) / "recipes")));
+
+}  // namespace
+}  // namespace tune

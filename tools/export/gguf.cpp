@@ -1,0 +1,149 @@
+#include "tools/export/gguf.h"
+
+#include <fmt/format.h>
+
+#include "checkpoints/gguf/blocks/blocks.h"
+#include "checkpoints/gguf/names.h"
+#include "checkpoints/gguf/tokenizer.h"
+#include "checkpoints/gguf/writer.h"
+#include "checkpoints/huggingface/model_tensors.h"
+#include "recipes/schema/error.h"
+#include "tools/export/gguf_tokenizer.h"
+#include "tools/export/stream.h"
+
+namespace tune {
+
+namespace {
+
+GgufType type_of(Quant quant) {
+  switch (quant) {
+    case Quant::f32:
+      return GgufType::f32;
+    case Quant::f16:
+      return GgufType::f16;
+    case Quant::bf16:
+      return GgufType::bf16;
+    case Quant::q8_0:
+      return GgufType::q8_0;
+  }
+  return GgufType::f32;
+}
+
+/// llama.cpp's numbers for "mostly this type".
+std::uint32_t file_type(Quant quant) {
+  switch (quant) {
+    case Quant::f32:
+      return 0;
+    case Quant::f16:
+      return 1;
+    case Quant::q8_0:
+      return 7;
+    case Quant::bf16:
+      return 32;
+  }
+  return 0;
+}
+
+GgufType type_for(const TensorInfo& tensor, Quant quant) {
+  if (tensor.shape.size() == 1) return GgufType::f32;
+  const GgufType type = type_of(quant);
+  return tensor.shape.back() % traits_of(type)->block == 0 ? type : GgufType::f16;
+}
+
+/// "models/zephyr/" and "models/zephyr" are called zephyr, "models/smol.Q4_1.gguf" smol.Q4_1.
+std::string name_of(const BaseModel& base) {
+  const std::filesystem::path path = std::filesystem::absolute(base.path).lexically_normal();
+  if (base.is_gguf) return path.stem().string();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+/// What the file says of itself and where it comes from.
+void append_general(const BaseModel& base, Quant quant, GgufMetadata& metadata) {
+  metadata.emplace_back("general.architecture", "llama");
+  metadata.emplace_back("general.type", "model");
+  std::string name = name_of(base);
+  if (base.is_gguf) {
+    const GgufFile file(base.path);
+    name = file.text("general.name", name);
+    for (const char* key : {"general.organization", "general.basename", "general.size_label", "general.license"})
+      if (file.has(key)) metadata.emplace_back(key, file.text(key));
+  }
+  metadata.emplace_back("general.name", name);
+  metadata.emplace_back("general.base_model.count", std::uint32_t{1});
+  metadata.emplace_back("general.base_model.0.name", name);
+  metadata.emplace_back("general.file_type", file_type(quant));
+  metadata.emplace_back("general.quantization_version", std::uint32_t{2});
+}
+
+void append_model(const ModelConfig& config, GgufMetadata& metadata) {
+  const auto add = [&](const char* key, std::int64_t value) {
+    metadata.emplace_back(std::string("llama.") + key, static_cast<std::uint32_t>(value));
+  };
+  add("block_count", config.num_hidden_layers);
+  add("context_length", config.max_position_embeddings);
+  add("embedding_length", config.hidden_size);
+  add("feed_forward_length", config.intermediate_size);
+  add("attention.head_count", config.num_attention_heads);
+  add("attention.head_count_kv", config.num_key_value_heads);
+  add("rope.dimension_count", config.head_dim);
+  if (config.head_dim * config.num_attention_heads != config.hidden_size) {
+    add("attention.key_length", config.head_dim);
+    add("attention.value_length", config.head_dim);
+  }
+  add("vocab_size", config.vocab_size);
+  metadata.emplace_back("llama.attention.layer_norm_rms_epsilon", static_cast<float>(config.rms_norm_eps));
+  metadata.emplace_back("llama.rope.freq_base", static_cast<float>(config.rope_theta));
+}
+
+void warn_of_differences(const ModelConfig& config) {
+  if (config.sliding_window > 0 && config.sliding_window < config.max_position_embeddings)
+    fmt::print(stderr,
+               "note: llama.cpp ignores this model's sliding window: texts of more than {} tokens get other answers there\n",
+               config.sliding_window);
+}
+
+void write_weights(const ModelForExport& model, const std::vector<TensorInfo>& tensors, GgufWriter& writer) {
+  const std::int64_t head_dim = model.base.config.head_dim;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensorInfo& target = writer.tensors()[i];
+    const bool permuted = rows_are_permuted(tensors[i].name);
+    const auto encode = [&](std::span<float> rows) {
+      if (permuted) permute_rows_for_gguf(rows, target.shape.back(), head_dim);
+      const GgufTypeTraits& traits = *traits_of(target.type);
+      std::vector<std::byte> bytes(rows.size() / static_cast<std::size_t>(traits.block) *
+                                   static_cast<std::size_t>(traits.block_bytes));
+      quantize(target.type, rows, bytes);
+      return bytes;
+    };
+    stream_tensor(model.weights, tensors[i], permuted ? head_dim : 1, encode,
+                  [&](std::span<const std::byte> piece) { writer.write_tensor(target.name, piece); });
+  }
+}
+
+}  // namespace
+
+void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem::path& output) {
+  const ModelConfig& config = model.base.config;
+  check_tensors(config, model.weights, model.base.path.string());
+  GgufTokenizer tokenizer = tokenizer_for_gguf(model.base);
+  if (!model.chat_template.empty()) tokenizer.chat_template = model.chat_template;
+  name_end_of_turn(config, tokenizer);
+  warn_of_differences(config);
+
+  GgufMetadata metadata;
+  append_general(model.base, quant, metadata);
+  append_model(config, metadata);
+  append_gguf_tokenizer(tokenizer, metadata);
+  const std::vector<TensorInfo> tensors = expected_tensors(config);
+  std::vector<GgufTensorInfo> targets;
+  for (const TensorInfo& tensor : tensors) {
+    const auto name = gguf_name(tensor.name);
+    TUNE_CHECK(name, "no GGUF name for {}", tensor.name);
+    targets.push_back({*name, type_for(tensor, quant), tensor.shape});
+  }
+  GgufWriter writer(output, metadata, std::move(targets));
+  write_weights(model, tensors, writer);
+  writer.close();
+}
+
+}  // namespace tune

@@ -1,0 +1,111 @@
+#include "tools/verbs/command_line.h"
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <new>
+
+#include "recipes/schema/error.h"
+#include "recipes/schema/suggest.h"
+#include "tools/verbs/verbs.h"
+
+namespace tune {
+
+const std::vector<Verb>& verbs() {
+  static const std::vector<Verb> kVerbs = {
+      {"run", "train as a recipe says, evaluate, hand over (the default verb)", run_verb},
+      {"plan", "check a recipe, its data and its model; print steps, tokens and memory", plan_verb},
+      {"recipes", "list, show and copy the shipped recipes", recipes_verb},
+      {"data", "show rows with what is trained in them, or count them", data_verb},
+      {"eval", "loss and perplexity of a model, with or without an adapter", eval_verb},
+      {"generate", "answer one prompt", generate_verb},
+      {"doctor", "what this machine has and lacks for training", doctor_verb},
+      {"completion", "a completion script for bash", completion_verb},
+  };
+  return kVerbs;
+}
+
+namespace {
+
+constexpr const char* kMemoryRemedy =
+    "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true; "
+    "`tune plan` says how much is needed";
+
+int print_help() {
+  fmt::print("tune {}: fine-tunes open language models\n\nUsage: tune --recipe FILE\n       tune VERB [options]\n\n",
+             TUNE_VERSION);
+  for (const Verb& verb : verbs()) fmt::print("  {:<12}{}\n", verb.name, verb.summary);
+  fmt::print(
+      "\ntune VERB --help says more, tune --version which LibTorch is used.\n"
+      "Exit codes: 0 done, 1 failed while running, 2 bad command line or recipe, 3 bad data or model files,\n"
+      "4 does not fit in memory, 5 a verification failed, 75 interrupted and resumable.\n");
+  return 0;
+}
+
+[[noreturn]] void refuse_verb(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Verb& verb : verbs()) names.emplace_back(verb.name);
+  const auto meant = nearest(name, names);
+  std::string remedy = meant ? fmt::format("did you mean {}?", *meant) : "verbs are " + one_of(names);
+  if (name.ends_with(".yaml") || std::filesystem::exists(name))
+    remedy = fmt::format("to run a recipe write: tune --recipe {}", name);
+  throw Error{Fault::recipe, {}, fmt::format("there is no verb \"{}\"", name), remedy};
+}
+
+int dispatch(std::vector<std::string> arguments) {
+  if (arguments.empty())
+    throw Error{Fault::recipe, {}, "nothing to do", "try tune --recipe quickstart, or tune --help"};
+  const std::string first = arguments.front();
+  if (first == "--help" || first == "-h" || first == "help") return print_help();
+  if (first == "--version") return print_version();
+  if (first.starts_with('-')) return run_verb(arguments);
+  arguments.erase(arguments.begin());
+  for (const Verb& verb : verbs())
+    if (first == verb.name) return verb.run(arguments);
+  refuse_verb(first);
+}
+
+// What is still in the buffer may meet a full disk or a closed pipe.
+int flushed(int exit_code) {
+  if (std::fflush(stdout) == 0) return exit_code;
+  throw Error{Fault::running, {"standard output"}, std::strerror(errno), "direct it elsewhere"};
+}
+
+int complain(const std::string& text, Fault fault) {
+  std::fflush(stdout);
+  fmt::print(stderr, "tune: {}\n", text);
+  return static_cast<int>(fault);
+}
+
+// LibTorch's own exceptions, which a person cannot act on as they are.
+int complain(const c10::Error& error) {
+  const std::string text = error.what_without_backtrace();
+  if (text.find("not enough memory") != std::string::npos || text.find("out of memory") != std::string::npos ||
+      text.find("can't allocate memory") != std::string::npos)
+    return complain(fmt::format("out of memory: {}; {}", text, kMemoryRemedy), Fault::memory);
+  return complain(fmt::format("LibTorch failed: {}", text), Fault::running);
+}
+
+}  // namespace
+
+int run_command_line(const std::vector<std::string>& arguments) {
+  try {
+    return flushed(dispatch(arguments));
+  } catch (const Error& error) {
+    return complain(error.what(), error.fault());
+  } catch (const Bug& bug) {
+    return complain(fmt::format("a mistake in tune itself: {}; please report it with your recipe", bug.what()),
+                    Fault::running);
+  } catch (const std::bad_alloc&) {
+    return complain(fmt::format("out of memory; {}", kMemoryRemedy), Fault::memory);
+  } catch (const c10::Error& error) {
+    return complain(error);
+  } catch (const std::exception& error) {
+    return complain(error.what(), Fault::running);
+  }
+}
+
+}  // namespace tune

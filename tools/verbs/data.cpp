@@ -1,0 +1,179 @@
+#include <fmt/color.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "data/dataset.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/suggest.h"
+#include "tools/verbs/arguments.h"
+#include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/verbs.h"
+
+namespace tune {
+namespace {
+
+namespace po = boost::program_options;
+
+struct Tokenised {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<TokenDataset> rows;
+  AuditCounts counts;
+};
+
+Tokenised tokenised(const Recipe& recipe, bool evaluation) {
+  const std::vector<DatasetOptions>& which = evaluation ? recipe.data.eval_datasets : recipe.data.datasets;
+  if (evaluation && which.empty())
+    throw Error{Fault::recipe, {recipe.file}, "the recipe has no data.eval_datasets", "leave --eval off, or add one"};
+  Tokenised result{open_tokenizer(recipe.model.base_model), nullptr, {}};
+  result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, find_template(recipe.data.chat_template),
+                         recipe.stage, 0, &result.counts);
+  return result;
+}
+
+// ---- show
+
+void print_rows_json(const TokenDataset& rows, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const RowView row = rows.row(i);
+    const Place place = rows.place(i);
+    const nlohmann::ordered_json json = {
+        {"file", place.file}, {"line", place.line}, {"ids", row.ids}, {"trained", row.trained}};
+    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+}
+
+// Why a token is trained or not, as far as the recipe decides it.
+struct Reasons {
+  std::string trained, masked;
+};
+
+Reasons reasons_of(const Recipe& recipe) {
+  if (recipe.stage == Stage::pretrain) return {"everything is (stage: pretrain)", ""};
+  switch (recipe.data.train_on) {
+    case TrainOn::assistant:
+      return {"an answer (train_on: assistant)", "prompt or format (train_on: assistant)"};
+    case TrainOn::last:
+      return {"the last answer (train_on: last)", "not the last answer (train_on: last)"};
+    case TrainOn::all:
+      return {"everything is (train_on: all)", ""};
+  }
+  return {};
+}
+
+// A token's text with line ends and the like made visible.
+std::string visible(const std::string& piece) {
+  const std::string quoted = nlohmann::json(piece).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return quoted.substr(1, quoted.size() - 2);
+}
+
+// A run of tokens that are all trained or all masked: a line with the reason, then the tokens with their ids.
+void print_run(const RowView& row, std::size_t begin, std::size_t end, const Tokenizer& tokenizer,
+               const Reasons& reasons) {
+  const bool trained = row.trained[begin] != 0;
+  const bool coloured = isatty(STDOUT_FILENO) == 1;
+  std::string tokens;
+  for (std::size_t i = begin; i < end; ++i)
+    tokens += fmt::format(" {}({})", visible(tokenizer.token_text(row.ids[i])), row.ids[i]);
+  fmt::print("  {} {}-{}: {}\n", trained ? "trained" : "masked ", begin, end - 1,
+             trained ? reasons.trained : reasons.masked);
+  if (coloured)
+    fmt::print("   {}\n", fmt::styled(tokens, trained ? fmt::fg(fmt::terminal_color::green) : fmt::emphasis::faint));
+  else
+    fmt::print("   {}\n", tokens);
+}
+
+void print_rows(const Tokenised& data, std::int64_t count, const Reasons& reasons) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const RowView row = data.rows->row(i);
+    const auto trained = std::count_if(row.trained.begin(), row.trained.end(), [](auto mark) { return mark != 0; });
+    fmt::print("{}: {} tokens, {} trained\n", to_string(data.rows->place(i)), row.ids.size(), trained);
+    for (std::size_t begin = 0; begin < row.ids.size();) {
+      std::size_t end = begin;
+      while (end < row.ids.size() && row.trained[end] == row.trained[begin]) ++end;
+      print_run(row, begin, end, *data.tokenizer, reasons);
+      begin = end;
+    }
+    fmt::print("\n");
+  }
+}
+
+// ---- stats
+
+void print_counts(const SourceCounts& counts) {
+  fmt::print("{}\n", counts.file);
+  fmt::print("  rows       {:>10}   kept {}, dropped {} (too long {}, nothing trained {})\n", counts.rows, counts.kept,
+             counts.dropped_too_long + counts.dropped_untrained, counts.dropped_too_long, counts.dropped_untrained);
+  fmt::print("  documents  {:>10}   truncated rows {}, split rows {}, duplicate rows {}\n", counts.pieces,
+             counts.truncated, counts.split, counts.duplicates);
+  fmt::print("  tokens     {:>10}   trained {} ({:.1f} %), longest document {}\n", counts.tokens, counts.trained_tokens,
+             100 * counts.trained_share(), counts.longest);
+}
+
+void print_histogram(const AuditCounts& counts) {
+  constexpr std::int64_t kBarWidth = 50;
+  const std::int64_t most = *std::max_element(counts.histogram.begin(), counts.histogram.end());
+  fmt::print("tokens a document\n");
+  for (std::size_t k = 0; k < counts.histogram.size(); ++k) {
+    const std::int64_t documents = counts.histogram[k];
+    if (documents == 0) continue;
+    const auto bar = static_cast<std::size_t>((documents * kBarWidth + most - 1) / most);
+    fmt::print("  {:>8} - {:<8} {:>8} {}\n", std::int64_t{1} << k, (std::int64_t{2} << k) - 1, documents,
+               std::string(bar, '#'));
+  }
+}
+
+void print_stats(const AuditCounts& counts) {
+  for (const SourceCounts& source : counts.sources) print_counts(source);
+  if (counts.sources.size() > 1) print_counts(counts.total());
+  print_histogram(counts);
+}
+
+void check_action(const std::string& action) {
+  const std::vector<std::string> actions = {"show", "stats"};
+  if (std::find(actions.begin(), actions.end(), action) != actions.end()) return;
+  const auto meant = nearest(action, actions);
+  throw Error{
+      Fault::recipe,
+      {},
+      action.empty() ? "data of what?" : fmt::format("data can't \"{}\"", action),
+      meant ? fmt::format("did you mean `tune data {}`?", *meant) : "write `tune data show` or `tune data stats`"};
+}
+
+}  // namespace
+
+int data_verb(const std::vector<std::string>& arguments) {
+  po::options_description options("Options");
+  add_recipe_options(options);
+  options.add_options()("rows", po::value<std::int64_t>(), "show: so many rows; default: 5, all with --json")(
+      "eval", "the eval_datasets instead of the datasets")("json", "show: one object a row; stats: one object");
+  const bool has_action = !arguments.empty() && !arguments.front().starts_with('-');
+  po::variables_map values;
+  if (!parse_arguments(
+          {arguments.begin() + (has_action ? 1 : 0), arguments.end()}, "data show|stats",
+          "What training sees: show prints tokens with their ids, trained or masked and why; stats counts rows, "
+          "tokens, dropped and truncated rows per source.",
+          "tune data show --recipe quickstart --rows 3", options, values))
+    return 0;
+  const std::string action = has_action ? arguments.front() : "";
+  check_action(action);
+  Recipe recipe = recipe_argument(values);
+  if (recipe.data.cache_dir.empty()) recipe.data.cache_dir = recipe.output_dir + "/cache";
+  const bool as_json = values.count("json") != 0;
+  const Tokenised data = tokenised(recipe, values.count("eval") != 0);
+  if (action == "stats") {
+    as_json ? fmt::print("{}\n", to_json(data.counts)) : print_stats(data.counts);
+    return 0;
+  }
+  constexpr std::int64_t kShown = 5;
+  const std::int64_t wanted = values.count("rows") != 0 ? values["rows"].as<std::int64_t>()
+                              : as_json                 ? data.rows->size()
+                                                        : kShown;
+  const std::int64_t count = std::clamp<std::int64_t>(wanted, 0, data.rows->size());
+  as_json ? print_rows_json(*data.rows, count) : print_rows(data, count, reasons_of(recipe));
+  return 0;
+}
+
+}  // namespace tune
