@@ -11,6 +11,13 @@ namespace {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+// Rounded up, but 1.1 epochs of 30 steps are 33 steps although 1.1 - 1 is a little more than a tenth.
+std::int64_t steps_in(double share, std::int64_t steps) {
+  constexpr double kRounding = 1e-9;
+  const auto whole = static_cast<std::int64_t>(std::ceil(share * static_cast<double>(steps) - kRounding));
+  return std::max<std::int64_t>(whole, std::min<std::int64_t>(steps, 1));
+}
+
 std::vector<MixedSource> mixed_sources(const TokenDataset& dataset, const std::vector<DatasetOptions>& options) {
   std::vector<MixedSource> sources;
   for (const DatasetOptions& source : options) sources.push_back({{}, source.weight});
@@ -38,11 +45,7 @@ Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const Train
 
   const Epoch& last = epochs_.back();
   const double share_of_last = std::min(1.0, epochs - static_cast<double>(last.number));
-  total_steps_ =
-      train_.max_steps > 0
-          ? train_.max_steps
-          : last.first_step +
-                std::max<std::int64_t>(1, std::llround(std::ceil(share_of_last * static_cast<double>(last.steps))));
+  total_steps_ = train_.max_steps > 0 ? train_.max_steps : last.first_step + steps_in(share_of_last, last.steps);
 }
 
 std::int64_t Loader::slots_per_step() const {
@@ -67,7 +70,7 @@ std::vector<Slot> Loader::slots_of(std::int64_t epoch) const {
 }
 
 void Loader::add_epoch(const std::vector<Slot>& slots) {
-  if (slots.empty())
+  if (slots.empty() && epochs_.empty())  // a later one may be: half of a row is taken every second time
     throw Error{Fault::data, Place{}, "there is no row to train on", "check data.datasets and their weights"};
   Epoch epoch;
   epoch.number = static_cast<std::int64_t>(epochs_.size());
@@ -98,7 +101,7 @@ const Loader::Epoch& Loader::epoch_of(std::int64_t step) const {
 double Loader::epoch_at(std::int64_t step) const {
   const Epoch& epoch = epoch_of(step);
   return static_cast<double>(epoch.number) +
-         static_cast<double>(step - epoch.first_step) / static_cast<double>(epoch.steps);
+         static_cast<double>(step - epoch.first_step) / static_cast<double>(std::max<std::int64_t>(epoch.steps, 1));
 }
 
 std::vector<PackedBatch> Loader::step(std::int64_t step) const {

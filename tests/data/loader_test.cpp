@@ -115,6 +115,7 @@ TEST(Loader, CountsFractionsOfEpochs) {
   EXPECT_EQ(steps(0.25), 3);
   EXPECT_EQ(steps(2.5), 25);
   EXPECT_EQ(steps(0.01), 1);
+  EXPECT_EQ(steps(1.1), 11);  // 1.1 - 1 is more than 0.1
   const Loader loader(rows, data_options(false), train_options(1, 1, 2.5));
   EXPECT_DOUBLE_EQ(loader.epoch_at(0), 0.0);
   EXPECT_DOUBLE_EQ(loader.epoch_at(15), 1.5);
@@ -141,6 +142,17 @@ TEST(Loader, MixesByWeight) {
   const auto dealt = rows_in(loader, 0, loader.total_steps());
   EXPECT_EQ(loader.total_steps(), 3 + 8);
   for (int i = 6; i < 10; ++i) EXPECT_EQ(dealt.at(i), 2);
+}
+
+TEST(Loader, PassesOverEpochsThatAreEmpty) {
+  const MemoryRows rows = some_rows(1);
+  DataOptions data = data_options();
+  data.datasets[0].weight = 0.5;
+  TrainOptions train = train_options(1, 1);
+  train.max_steps = 3;
+  const Loader loader(rows, data, train);
+  for (std::int64_t step = 0; step < 3; ++step) EXPECT_EQ(loader.step(step).size(), 1U);
+  EXPECT_DOUBLE_EQ(loader.epoch_at(2), 4.0);
 }
 
 TEST(Loader, RefusesToTrainOnNothing) {

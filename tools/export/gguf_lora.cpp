@@ -23,8 +23,8 @@ std::string gguf_lora_name(const std::string& name) {
   return *target + (name.ends_with(kA) ? ".lora_a" : ".lora_b");
 }
 
-void write_factor(const AdapterFolder& adapter, const TensorInfo& info, std::int64_t head_dim, const std::string& target,
-                  GgufWriter& writer) {
+void write_factor(const AdapterFolder& adapter, const TensorInfo& info, std::int64_t head_dim,
+                  const std::string& target, GgufWriter& writer) {
   std::vector<float> values(static_cast<std::size_t>(element_count(info)));
   adapter.read(info.name, Dtype::fp32, std::as_writable_bytes(std::span(values)));
   if (info.name.ends_with(kB) && rows_are_permuted(info.name))  // the rows of B are those of the weight
@@ -41,7 +41,10 @@ void export_gguf_lora(const BaseModel& base, const std::filesystem::path& adapte
   // llama.cpp scales by alpha / rank, knows no other rule, and takes alpha 0 for "no scale"
   const double alpha = adapter.config().scale() * static_cast<double>(adapter.config().r);
   if (alpha == 0)
-    throw Error{Fault::data, {adapter_folder.string()}, "has lora_alpha 0: it changes nothing", "train it with a lora_alpha above 0"};
+    throw Error{Fault::data,
+                {adapter_folder.string()},
+                "has lora_alpha 0: it changes nothing",
+                "train it with a lora_alpha above 0"};
   const GgufMetadata metadata = {{"general.architecture", "llama"},
                                  {"general.type", "adapter"},
                                  {"general.name", adapter_folder.filename().string()},

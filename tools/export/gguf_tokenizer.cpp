@@ -24,11 +24,16 @@ constexpr float kAddedScore = -1000.0f, kPaddingScore = -10000.0f;
   throw Error{Fault::data, {file.string()}, what, "export to Hugging Face format instead: --format hf"};
 }
 
-std::string with_spaces(std::string text) {
+std::string with_spaces(std::string_view text) {
   constexpr std::string_view kEscapedSpace = "\u2581";
-  for (std::size_t at = text.find(kEscapedSpace); at != std::string::npos; at = text.find(kEscapedSpace, at))
-    text.replace(at, kEscapedSpace.size(), " ");
-  return text;
+  std::string result;
+  for (std::size_t at = text.find(kEscapedSpace); at != std::string_view::npos; at = text.find(kEscapedSpace)) {
+    result += text.substr(0, at);
+    result += ' ';
+    text.remove_prefix(at + kEscapedSpace.size());
+  }
+  result += text;
+  return result;
 }
 
 /// What the vocabulary file doesn't have or what the other files say of it: added tokens, specials, ids, BOS.
@@ -62,7 +67,8 @@ GgufTokenizer from_sentencepiece(const fs::path& folder) {
   }
   const fs::path config = folder / "tokenizer_config.json";
   if (fs::exists(config) && read_json_object(config).value("legacy", json()) == false)
-    fmt::print(stderr, "note: the tokenizer is not `legacy`: llama.cpp puts a space behind special tokens where it doesn't\n");
+    fmt::print(stderr,
+               "note: the tokenizer is not `legacy`: llama.cpp puts a space behind special tokens where it doesn't\n");
   return gguf;
 }
 
@@ -79,12 +85,13 @@ std::string pre_tokenizer_name(const json& file, const fs::path& path) {
     const bool digits = first.value("type", "") == "Digits" && first.value("individual_digits", false);
     if (digits && is_byte_level(part["pretokenizers"][1])) return "smollm";
   }
-  refuse(path, fmt::format("cuts text into words by {}; GPT-2's and SmolLM's ways can be named in a GGUF", part.dump()));
+  refuse(path,
+         fmt::format("cuts text into words by {}; GPT-2's and SmolLM's ways can be named in a GGUF", part.dump()));
 }
 
 std::string merge_text(const json& merge) {
   if (merge.is_string()) return merge.get<std::string>();
-  return merge.at(0).get<std::string>() + " " + merge.at(1).get<std::string>();
+  return fmt::format("{} {}", merge.at(0).get<std::string>(), merge.at(1).get<std::string>());
 }
 
 GgufTokenizer from_tokenizer_json(const fs::path& folder) {

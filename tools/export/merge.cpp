@@ -40,9 +40,9 @@ void add_product(std::span<float> row, const float* b, std::span<const float> a,
 
 /// What is wrong with the pair of factors of one matrix; empty = nothing.
 std::string mistake(const WeightSource& base, const AdapterFolder& adapter, const std::string& module) {
-  const std::string weight = module.substr(kPrefix.size()) + ".weight";
-  const TensorInfo* a = adapter.find(module + std::string(kA));
-  const TensorInfo* b = adapter.find(module + std::string(kB));
+  const std::string weight = fmt::format("{}.weight", module.substr(kPrefix.size()));
+  const TensorInfo* a = adapter.find(fmt::format("{}{}", module, kA));
+  const TensorInfo* b = adapter.find(fmt::format("{}{}", module, kB));
   const TensorInfo* target = base.find(weight);
   if (a == nullptr || b == nullptr) return fmt::format("{} has only one of lora_A and lora_B", module);
   if (target == nullptr || target->shape.size() != 2) return fmt::format("the base has no matrix {}", weight);
@@ -65,7 +65,7 @@ MergedWeights::MergedWeights(const WeightSource& base, const AdapterFolder& adap
       continue;
     }
     const std::string module = info.name.substr(0, info.name.size() - kA.size());
-    const bool is_new = module_of_.emplace(module.substr(kPrefix.size()) + ".weight", module).second;
+    const bool is_new = module_of_.emplace(fmt::format("{}.weight", module.substr(kPrefix.size())), module).second;
     if (!is_new) continue;
     if (std::string text = mistake(base, adapter, module); !text.empty()) mistakes.push_back(std::move(text));
   }
@@ -105,8 +105,8 @@ std::shared_ptr<const MergedWeights::Factors> MergedWeights::factors(const std::
   const std::lock_guard lock(mutex_);
   if (latest_ && latest_->name == name) return latest_;
   const std::string& module = module_of_.at(name);
-  latest_ = std::make_shared<const Factors>(Factors{
-      name, read_floats(adapter_, module + std::string(kA)), read_floats(adapter_, module + std::string(kB))});
+  latest_ = std::make_shared<const Factors>(Factors{name, read_floats(adapter_, fmt::format("{}{}", module, kA)),
+                                                    read_floats(adapter_, fmt::format("{}{}", module, kB))});
   return latest_;
 }
 

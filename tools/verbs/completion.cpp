@@ -8,7 +8,7 @@ namespace tune {
 namespace {
 
 // Options come from --help itself, so that the script cannot fall behind the program.
-constexpr const char* kBash = R"(_tune() {
+constexpr const char* kBash = R"bash(_tune() {
   local word="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}"
   case "$previous" in
     --recipe) COMPREPLY=($(compgen -f -- "$word") $(compgen -W "$(tune recipes ls 2>/dev/null | cut -d' ' -f1)" -- "$word"))
@@ -24,7 +24,7 @@ constexpr const char* kBash = R"(_tune() {
   fi
 }
 complete -o filenames -F _tune tune
-)";
+)bash";
 
 }  // namespace
 

@@ -92,9 +92,9 @@ std::int64_t cgroup_memory_bytes() {
 
 Finding memory() {
   constexpr std::int64_t kEnough = std::int64_t{2} << 30;  // the quickstart's need
-  const auto kilobytes = [](const char* key) {
+  const auto kilobytes = [](const char* key) -> std::int64_t {
     const std::string text = value_in("/proc/meminfo", key);
-    return text.empty() ? std::int64_t{0} : std::stoll(text) * 1024;
+    return text.empty() ? 0 : std::stoll(text) * 1024;
   };
   std::int64_t total = kilobytes("MemTotal");
   if (const std::int64_t limit = cgroup_memory_bytes(); limit > 0) total = std::min(total, limit);

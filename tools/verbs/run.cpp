@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "recipes/schema/error.h"
+#include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
@@ -27,8 +28,10 @@ void print_summary(const RunResult& result) {
     fmt::print("\n> {}\nbefore: {}\nafter:  {}\n", sample.prompt, sample.before, sample.after);
 }
 
-void hand_over(const RunResult& result) {
+void hand_over(const Recipe& recipe, const RunResult& result) {
   fmt::print("\n{} steps in {:.0f} s. Written:\n  {}\n", result.steps, result.seconds, result.final_folder.string());
+  for (const ExportOptions& wanted : recipe.exports)
+    fmt::print("  {}\n", export_run(recipe, wanted, result.final_folder).string());
 }
 
 }  // namespace
@@ -61,7 +64,7 @@ int run_verb(const std::vector<std::string>& arguments) {
     return static_cast<int>(Fault::interrupted);
   }
   print_summary(result);
-  hand_over(result);
+  hand_over(recipe, result);
   return 0;
 }
 

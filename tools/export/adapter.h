@@ -1,0 +1,11 @@
+#pragma once
+#include <filesystem>
+
+#include "checkpoints/base_model.h"
+
+namespace tune {
+
+/// Copies a PEFT adapter, byte for byte, once it is known to fit the base. The folder appears whole or not at all.
+void export_adapter(const BaseModel& base, const std::filesystem::path& adapter, const std::filesystem::path& output);
+
+}  // namespace tune

@@ -1,0 +1,173 @@
+#include "tools/export/export.h"
+
+#include <fmt/format.h>
+
+#include "checkpoints/base_model.h"
+#include "checkpoints/gguf/tokenizer.h"
+#include "checkpoints/huggingface/folder.h"
+#include "checkpoints/peft/adapter_folder.h"
+#include "checkpoints/training/manifest.h"
+#include "data/templates/template.h"
+#include "data/tokenizer/tokenizer.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/reader.h"
+#include "recipes/schema/spelling.h"
+#include "tools/export/adapter.h"
+#include "tools/export/gguf.h"
+#include "tools/export/gguf_lora.h"
+#include "tools/export/hf.h"
+#include "tools/export/merge.h"
+
+namespace tune {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+Dtype dtype_of(Quant quant) {
+  switch (quant) {
+    case Quant::f32:
+      return Dtype::fp32;
+    case Quant::f16:
+      return Dtype::fp16;
+    case Quant::bf16:
+      return Dtype::bf16;
+    default:
+      throw Error{Fault::recipe,
+                  {},
+                  fmt::format("format hf can't hold {}; it may be f32, f16 or bf16", spelling(quant)),
+                  "export to gguf for smaller numbers"};
+  }
+}
+
+std::string own_template(const BaseModel& base) {
+  if (base.is_gguf) return GgufFile(base.path).text("tokenizer.chat_template", "");
+  return open_tokenizer(base.path)->chat_template;
+}
+
+/// The template that the model was trained with, unless the model's own is of that kind: that one may say more, such as
+/// ChatML's first system turn, and training respects it.
+std::string template_to_write(const std::string& trained_with, const BaseModel& base) {
+  static constexpr std::pair<std::string_view, std::string_view> kMarks[] = {
+      {"chatml", "<|im_start|>"}, {"zephyr", "<|assistant|>"}, {"llama2", "[INST]"}, {"alpaca", "### Response"}};
+  if (trained_with.empty() || trained_with == "none") return "";
+  const std::string own = own_template(base);
+  for (const auto& [name, mark] : kMarks)
+    if (name == trained_with && own.find(mark) != std::string::npos) return "";
+  return std::string(find_template(trained_with).jinja());
+}
+
+/// "--adapter FILE" means the folder that the file is in.
+fs::path adapter_folder(const fs::path& path) {
+  return path.filename() == kAdapterWeightsFile ? path.parent_path() : path;
+}
+
+void export_model(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
+                  const fs::path& output) {
+  std::unique_ptr<WeightSource> replaced;
+  if (source.weights) replaced = open_huggingface_weights(*source.weights);
+  std::optional<AdapterFolder> adapter;
+  std::optional<MergedWeights> merged;
+  if (source.adapter) {
+    adapter.emplace(adapter_folder(*source.adapter));
+    merged.emplace(*base.weights, *adapter, source.adapter->string());
+  }
+  const WeightSource& weights = merged ? *merged : replaced ? *replaced : *base.weights;
+  const ModelForExport model{base, weights, template_to_write(source.chat_template, base)};
+  if (options.format == ExportFormat::gguf)
+    export_gguf(model, options.quant, output);
+  else
+    export_hf(model, dtype_of(options.quant), output);
+}
+
+/// Replacing what is being read would pull the bytes away under the reader.
+void check_output(const ExportSource& source, const fs::path& output) {
+  if (output.empty()) throw Error{Fault::recipe, {}, "the output has no name", "give --output PATH"};
+  for (const auto& input : {std::optional(source.model), source.adapter, source.weights}) {
+    std::error_code ignored;
+    if (input && fs::equivalent(*input, output, ignored))
+      throw Error{Fault::recipe, {output.string()}, "is what is exported", "give another output"};
+  }
+}
+
+}  // namespace
+
+fs::path run_export(const ExportOptions& options, const ExportSource& source, const fs::path& output) {
+  const bool of_adapter = options.format == ExportFormat::adapter || options.format == ExportFormat::gguf_lora;
+  if (of_adapter && !source.adapter)
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("format {} needs an adapter, and there is none", spelling(options.format)),
+                "use the format hf or gguf for a whole model"};
+  if (options.format == ExportFormat::hf) dtype_of(options.quant);
+  check_output(source, output);
+  const BaseModel base = open_base_model(source.model);
+  switch (options.format) {
+    case ExportFormat::adapter:
+      export_adapter(base, adapter_folder(*source.adapter), output);
+      break;
+    case ExportFormat::gguf_lora:
+      export_gguf_lora(base, adapter_folder(*source.adapter), output);
+      break;
+    case ExportFormat::hf:
+    case ExportFormat::gguf:
+      export_model(options, source, base, output);
+      break;
+  }
+  return output;
+}
+
+fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs::path& final_folder) {
+  ExportSource source{.model = recipe.model.base_model, .chat_template = recipe.data.chat_template};
+  if (fs::exists(final_folder / kAdapterConfigFile))
+    source.adapter = final_folder;
+  else
+    source.model = final_folder;
+  const fs::path folder = fs::path(recipe.output_dir) / "export";
+  switch (options.format) {
+    case ExportFormat::adapter:
+      return run_export(options, source, folder / "adapter");
+    case ExportFormat::hf:
+      return run_export(options, source, folder / "hf");
+    case ExportFormat::gguf:
+      return run_export(options, source, folder / fmt::format("model-{}.gguf", spelling(options.quant)));
+    case ExportFormat::gguf_lora:
+      return run_export(options, source, folder / "adapter.gguf");
+  }
+  return folder;
+}
+
+ExportSource source_of_run(const fs::path& folder) {
+  const bool is_run = fs::exists(folder / "recipe.yaml");
+  const fs::path absolute = fs::absolute(folder).lexically_normal();
+  const fs::path parent = absolute.has_filename() ? absolute.parent_path() : absolute.parent_path().parent_path();
+  const fs::path recipe_file = (is_run ? folder : parent) / "recipe.yaml";
+  if (!fs::exists(recipe_file))
+    throw Error{Fault::data,
+                {folder.string()},
+                "is no run folder (no recipe.yaml), nor a checkpoint of one",
+                "give the output_dir of a run"};
+  const Recipe recipe = read_recipe(recipe_file);
+  const fs::path result = is_run ? folder / "final" : folder;
+  if (!fs::is_directory(result))
+    throw Error{Fault::data,
+                {folder.string()},
+                "the run isn't finished: there is no final folder",
+                "finish it, or give one of its checkpoint folders"};
+  ExportSource source{.model = recipe.model.base_model, .chat_template = recipe.data.chat_template};
+  if (fs::exists(result / kManifestFile)) check_files(result, read_manifest(result));
+  if (fs::exists(result / kAdapterConfigFile))
+    source.adapter = result;
+  else if (fs::exists(result / "config.json"))
+    source.model = result;
+  else
+    source.weights = result;
+  return source;
+}
+
+void write_tuned_model(const Recipe& recipe, const WeightSource& weights, const fs::path& folder) {
+  const BaseModel base = open_base_model(recipe.model.base_model);
+  export_hf({base, weights, template_to_write(recipe.data.chat_template, base)}, recipe.train.precision, folder);
+}
+
+}  // namespace tune

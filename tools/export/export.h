@@ -1,0 +1,35 @@
+#pragma once
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "checkpoints/weights.h"
+#include "recipes/schema/recipe.h"
+
+namespace tune {
+
+/// What is handed over.
+struct ExportSource {
+  std::filesystem::path model;                   // Hugging Face folder or .gguf file: weights, configuration, tokenizer
+  std::optional<std::filesystem::path> adapter;  // PEFT folder on top of it
+  std::optional<std::filesystem::path> weights;  // folder whose *.safetensors replace the model's weights
+  std::string chat_template;                     // name of the template it was trained with; empty = not known
+};
+
+/// Writes one format and returns where: a folder for adapter and hf, a file for gguf and gguf_lora. What has that name
+/// is replaced when the new one is whole. Error{Fault::recipe} for a format that there is nothing for.
+std::filesystem::path run_export(const ExportOptions& options, const ExportSource& source,
+                                 const std::filesystem::path& output);
+
+/// At the end of a run: the format goes to recipe.output_dir/export.
+std::filesystem::path export_run(const Recipe& recipe, const ExportOptions& options,
+                                 const std::filesystem::path& final_folder);
+
+/// What a run folder (recipe.yaml and final/) or one of its checkpoints holds.
+/// Error{Fault::data} when it is neither, or the run hasn't got there yet.
+ExportSource source_of_run(const std::filesystem::path& folder);
+
+/// The result of full fine-tuning as a folder in Hugging Face layout, stored in train.precision.
+void write_tuned_model(const Recipe& recipe, const WeightSource& weights, const std::filesystem::path& folder);
+
+}  // namespace tune

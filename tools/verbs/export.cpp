@@ -1,0 +1,75 @@
+#include <fmt/format.h>
+
+#include "recipes/schema/error.h"
+#include "recipes/schema/spelling.h"
+#include "recipes/schema/suggest.h"
+#include "tools/export/export.h"
+#include "tools/verbs/arguments.h"
+#include "tools/verbs/verbs.h"
+
+namespace tune {
+
+namespace {
+
+namespace po = boost::program_options;
+
+template <typename Enum>
+Enum enum_argument(const po::variables_map& values, const std::string& option) {
+  const std::string text = values[option].as<std::string>();
+  std::vector<std::string> names;
+  for (const auto& [value, name] : Spelling<Enum>::values) {
+    if (name == text) return value;
+    names.emplace_back(name);
+  }
+  const auto meant = nearest(text, names);
+  throw Error{Fault::recipe,
+              {},
+              fmt::format("--{} is {}; it may be {}", option, text, one_of(names)),
+              meant ? fmt::format("did you mean {}?", *meant) : "see tune export --help"};
+}
+
+std::string required(const po::variables_map& values, const std::string& option) {
+  if (values.count(option) == 0)
+    throw Error{Fault::recipe, {}, fmt::format("--{} is missing", option), "see tune export --help"};
+  return values[option].as<std::string>();
+}
+
+ExportSource source_argument(const po::variables_map& values) {
+  if (values.count("run") + values.count("model") != 1)
+    throw Error{Fault::recipe, {}, "give either --run or --model", "see tune export --help"};
+  if (values.count("run") != 0) {
+    if (values.count("adapter") != 0)
+      throw Error{Fault::recipe, {}, "--adapter goes with --model; a run has its own", "leave it out"};
+    return source_of_run(values["run"].as<std::string>());
+  }
+  ExportSource source{.model = values["model"].as<std::string>(),
+                      .chat_template = values["template"].as<std::string>()};
+  if (values.count("adapter") != 0) source.adapter = values["adapter"].as<std::string>();
+  return source;
+}
+
+}  // namespace
+
+int export_verb(const std::vector<std::string>& arguments) {
+  po::options_description options("Options");
+  const auto text = [] { return po::value<std::string>(); };
+  options.add_options()("format", text(), "adapter, hf, gguf or gguf-lora")(
+      "quant", text()->default_value("bf16"), "of hf and gguf: f32, f16, bf16; of gguf also q8_0")(
+      "run", text(), "output_dir of a run, or one of its checkpoints")(
+      "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder to fold into --model")(
+      "template", text()->default_value(""), "the chat template that --adapter was trained with")(
+      "output", text(), "folder (adapter, hf) or file (gguf, gguf-lora) to write; replaced when it is there");
+  po::variables_map values;
+  if (!parse_arguments(arguments, "export", "Turns a finished run, or a model with an adapter, into what others load.",
+                       "tune export --format gguf --quant q8_0 --run runs/zephyr-support --output zephyr-support.gguf",
+                       options, values))
+    return 0;
+  required(values, "format");
+  const ExportOptions wanted{.format = enum_argument<ExportFormat>(values, "format"),
+                             .quant = enum_argument<Quant>(values, "quant")};
+  const std::string output = required(values, "output");
+  fmt::print("{}\n", run_export(wanted, source_argument(values), output).string());
+  return 0;
+}
+
+}  // namespace tune

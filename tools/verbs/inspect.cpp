@@ -1,0 +1,199 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "checkpoints/base_model.h"
+#include "checkpoints/gguf/gguf.h"
+#include "checkpoints/huggingface/model_tensors.h"
+#include "checkpoints/peft/adapter_folder.h"
+#include "checkpoints/safetensors/pickle.h"
+#include "checkpoints/training/manifest.h"
+#include "checkpoints/training/retention.h"
+#include "recipes/schema/error.h"
+#include "tools/verbs/arguments.h"
+#include "tools/verbs/verbs.h"
+
+namespace tune {
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+/// One thing on disk, opened and found whole.
+struct Finding {
+  std::string kind;
+  std::vector<std::pair<std::string, ordered_json>> facts;  // in the order they are printed
+  std::vector<TensorInfo> tensors;
+};
+
+void add_sizes(const ModelConfig& config, Finding& finding) {
+  finding.facts.insert(finding.facts.end(), {{"model_type", config.model_type},
+                                             {"num_hidden_layers", config.num_hidden_layers},
+                                             {"hidden_size", config.hidden_size},
+                                             {"intermediate_size", config.intermediate_size},
+                                             {"num_attention_heads", config.num_attention_heads},
+                                             {"num_key_value_heads", config.num_key_value_heads},
+                                             {"vocab_size", config.vocab_size},
+                                             {"max_position_embeddings", config.max_position_embeddings},
+                                             {"sliding_window", config.sliding_window},
+                                             {"tie_word_embeddings", config.tie_word_embeddings}});
+}
+
+Finding of_model(const fs::path& path) {
+  const BaseModel base = open_base_model(path);
+  check_tensors(base.config, *base.weights, path.string());
+  Finding finding{.kind = "model, Hugging Face folder", .tensors = base.weights->tensors()};
+  add_sizes(base.config, finding);
+  return finding;
+}
+
+// Any GGUF: a model that we could tune, an adapter, or something that we can only list.
+Finding of_gguf(const fs::path& path) {
+  const GgufFile file(path);
+  const bool adapter = file.text("general.type", "model") == "adapter";
+  Finding finding{.kind = adapter ? "adapter, GGUF" : "model, GGUF"};
+  for (const char* key : {"general.name", "general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre"})
+    if (file.has(key)) finding.facts.emplace_back(key, file.text(key));
+  if (adapter && file.has("adapter.lora.alpha"))
+    finding.facts.emplace_back("adapter.lora.alpha", file.real("adapter.lora.alpha"));
+  if (!adapter && file.text("general.architecture", "") == "llama") {
+    Finding model = of_model(path);
+    finding.facts.insert(finding.facts.end(), model.facts.begin(), model.facts.end());
+  }
+  finding.facts.emplace_back("chat_template", !file.text("tokenizer.chat_template", "").empty());
+  for (const GgufTensor& tensor : file.tensors())
+    finding.tensors.push_back({tensor.name, traits_of(tensor.type)->name, tensor.shape});
+  return finding;
+}
+
+Finding of_safetensors(const fs::path& path) {
+  const SafetensorsFile file(path);
+  Finding finding{.kind = "safetensors", .tensors = file.tensors()};
+  for (const auto& [key, value] : file.metadata()) finding.facts.emplace_back("metadata " + key, value);
+  return finding;
+}
+
+Finding of_adapter(const fs::path& folder) {
+  const AdapterFolder adapter(folder);
+  const AdapterConfig& config = adapter.config();
+  return {.kind = "adapter, PEFT folder",
+          .facts = {{"base_model", config.base_model_name_or_path},
+                    {"lora_r", config.r},
+                    {"lora_alpha", config.lora_alpha},
+                    {"lora_target_modules", config.target_modules}},
+          .tensors = adapter.tensors()};
+}
+
+Finding of_checkpoint(const fs::path& folder) {
+  const Manifest manifest = read_manifest(folder);
+  check_files(folder, manifest);
+  Finding finding{.kind = "checkpoint", .facts = {{"step", manifest.step}}};
+  for (const ManifestFile& file : manifest.files) {
+    finding.facts.emplace_back(file.name, fmt::format("{} bytes, xxh3 {}", file.size_bytes, file.xxh3_128));
+    if (!file.name.ends_with(".safetensors")) continue;
+    const SafetensorsFile stored(folder / file.name);
+    finding.tensors.insert(finding.tensors.end(), stored.tensors().begin(), stored.tensors().end());
+  }
+  return finding;
+}
+
+// A run's folder: its checkpoints, each checked.
+Finding of_run(const fs::path& folder) {
+  Finding finding{.kind = "run"};
+  for (const auto& [step, checkpoint] : list_checkpoints(folder)) {
+    check_files(checkpoint, read_manifest(checkpoint));
+    finding.facts.emplace_back(checkpoint.filename().string(), "whole");
+  }
+  for (const char* name : {"final", "export"})
+    if (fs::is_directory(folder / name)) finding.facts.emplace_back(name, (folder / name).string());
+  return finding;
+}
+
+Finding inspect_folder(const fs::path& folder) {
+  if (fs::exists(folder / kManifestFile)) return of_checkpoint(folder);
+  if (fs::exists(folder / kAdapterConfigFile)) return of_adapter(folder);
+  if (fs::exists(folder / "recipe.yaml") && !fs::exists(folder / "config.json")) return of_run(folder);
+  return of_model(folder);  // or the error that says what is there instead
+}
+
+Finding inspect(const fs::path& path) {
+  std::error_code unreadable;
+  if (!fs::exists(path, unreadable))
+    throw Error{Fault::data, {path.string()}, "there is no such folder or file", "check the path"};
+  if (fs::is_directory(path)) return inspect_folder(path);
+  const MappedFile file(path);
+  if (looks_like_pickle(file.bytes())) refuse_pickle(path);
+  const std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  if (path.extension() == ".gguf" || bytes.starts_with("GGUF")) return of_gguf(path);
+  if (path.extension() == ".safetensors") return of_safetensors(path);
+  throw Error{Fault::data,
+              {path.string()},
+              "is neither safetensors nor GGUF",
+              "give a .safetensors or .gguf file, or a model, adapter, checkpoint or run folder"};
+}
+
+std::int64_t parameters(const Finding& finding) {
+  std::int64_t sum = 0;
+  for (const TensorInfo& tensor : finding.tensors) sum += element_count(tensor);
+  return sum;
+}
+
+std::map<std::string, std::int64_t> tensors_by_type(const Finding& finding) {
+  std::map<std::string, std::int64_t> counts;
+  for (const TensorInfo& tensor : finding.tensors) ++counts[tensor.dtype];
+  return counts;
+}
+
+void print_json(const fs::path& path, const Finding& finding) {
+  ordered_json json = {{"path", path.string()}, {"kind", finding.kind}, {"intact", true}};
+  for (const auto& [key, value] : finding.facts) json[key] = value;
+  json["parameters"] = parameters(finding);
+  json["tensors"] = ordered_json::array();
+  for (const TensorInfo& tensor : finding.tensors)
+    json["tensors"].push_back({{"name", tensor.name}, {"dtype", tensor.dtype}, {"shape", tensor.shape}});
+  fmt::print("{}\n", json.dump(2, ' ', false, ordered_json::error_handler_t::replace));
+}
+
+void print_text(const fs::path& path, const Finding& finding, bool all) {
+  fmt::print("{}: {}, whole\n", path.string(), finding.kind);
+  for (const auto& [key, value] : finding.facts)
+    fmt::print("  {:<28}{}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+  if (finding.tensors.empty()) return;
+  std::vector<std::string> counts;
+  for (const auto& [type, count] : tensors_by_type(finding)) counts.push_back(fmt::format("{} {}", count, type));
+  fmt::print("  {:<28}{}\n  {:<28}{} ({})\n", "parameters", parameters(finding), "tensors", finding.tensors.size(),
+             fmt::join(counts, ", "));
+  if (!all) return;
+  for (const TensorInfo& tensor : finding.tensors)
+    fmt::print("    {:<10}{:<60}[{}]\n", tensor.dtype, tensor.name, fmt::join(tensor.shape, ", "));
+}
+
+}  // namespace
+
+int inspect_verb(const std::vector<std::string>& arguments) {
+  namespace po = boost::program_options;
+  po::options_description options("Options");
+  options.add_options()("json", "everything, as one JSON object on stdout")("tensors", "list each tensor");
+  std::vector<std::string> flags, paths;
+  for (const std::string& argument : arguments) (argument.starts_with("-") ? flags : paths).push_back(argument);
+  po::variables_map values;
+  if (!parse_arguments(flags, "inspect", "Says what a file or folder holds, and whether it is whole.",
+                       "tune inspect runs/quickstart/checkpoint-100", options, values))
+    return 0;
+  if (paths.size() != 1)
+    throw Error{
+        Fault::recipe, {}, fmt::format("inspect wants one path, got {}", paths.size()), "see tune inspect --help"};
+  const fs::path path = paths.front();
+  const Finding finding = inspect(path);
+  if (values.count("json") != 0)
+    print_json(path, finding);
+  else
+    print_text(path, finding, values.count("tensors") != 0);
+  return 0;
+}
+
+}  // namespace tune
