@@ -115,7 +115,8 @@ TEST(Architecture, RoomsIncludeOnlyWhatStandsToTheirLeft) {
 
 TEST(Architecture, FaultsAreFound) {
   const auto include = [](const char* file, const char* line) { return fault_of_include(kRooms, file, line); };
-  EXPECT_EQ(include("data/packing.h", R"(#include "train/step.h")"), "data may not include train (move the type to data/?)");
+  EXPECT_EQ(include("data/packing.h", R"(#include "train/step.h")"),
+            "data may not include train (move the type to data/?)");
   EXPECT_EQ(include("data/packing.h", R"(#include "step.h")"), "\"step.h\" does not begin with a room's name");
   EXPECT_EQ(include("train/step.h", R"(#include "data/batch.h")"), "");
   EXPECT_NE(include("data/packing.h", "#include <ATen/ATen.h>"), "");

@@ -23,7 +23,8 @@ class Metrics : public ::testing::Test {
  protected:
   void SetUp() override {
     const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / (std::string("tune-metrics-") + test->name() + "-" + std::to_string(getpid()));
+    folder_ =
+        fs::temp_directory_path() / (std::string("tune-metrics-") + test->name() + "-" + std::to_string(getpid()));
     fs::create_directories(folder_);
   }
   void TearDown() override { fs::remove_all(folder_); }

@@ -23,8 +23,7 @@ Parameter parameter(const std::string& name, const at::Tensor& value, bool decay
 // scaled by the learning rate as torch.optim.AdamW has it), one plain fp64 step after the other.
 struct PlainAdamW {
   at::Tensor w, m, v;
-  explicit PlainAdamW(const at::Tensor& start)
-      : w(start.to(at::kDouble)), m(at::zeros_like(w)), v(at::zeros_like(w)) {}
+  explicit PlainAdamW(const at::Tensor& start) : w(start.to(at::kDouble)), m(at::zeros_like(w)), v(at::zeros_like(w)) {}
   void step(const at::Tensor& gradient, int t, double lr, const TrainOptions& o, double decay) {
     const at::Tensor g = gradient.to(at::kDouble);
     w = w * (1 - lr * decay);
@@ -138,7 +137,8 @@ TEST_F(AdamW, NamesWhatACheckpointLacks) {
 }
 
 TEST(Sgd, SubtractsRateTimesGradientAndDecay) {
-  std::vector<Parameter> parameters = {parameter("w", at::full({2}, 2.0f)), parameter("norm", at::full({2}, 2.0f), false)};
+  std::vector<Parameter> parameters = {parameter("w", at::full({2}, 2.0f)),
+                                       parameter("norm", at::full({2}, 2.0f), false)};
   const auto optimizer = make_optimizer(parameters, {.optim = OptimizerType::sgd, .weight_decay = 0.5});
   for (Parameter& p : parameters) p.gradient.fill_(1);
   optimizer->step(0.25);

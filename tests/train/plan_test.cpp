@@ -33,8 +33,8 @@ TEST(Plan, CountsTheParametersOfKnownModels) {
   EXPECT_EQ(total_parameters(kLlama2_7b), 6'738'415'616);
   EXPECT_EQ(total_parameters(config(5120, 40, 40, 40, 13824)), 13'015'864'320);
   EXPECT_EQ(total_parameters(config(8192, 80, 64, 8, 28672)), 68'976'648'192);
-  EXPECT_EQ(total_parameters(config(4096, 32, 32, 8, 14336)), 7'241'732'096);         // Mistral, Zephyr
-  EXPECT_EQ(total_parameters(config(4096, 48, 32, 8, 14336)), 10'731'524'096);        // SOLAR
+  EXPECT_EQ(total_parameters(config(4096, 32, 32, 8, 14336)), 7'241'732'096);           // Mistral, Zephyr
+  EXPECT_EQ(total_parameters(config(4096, 48, 32, 8, 14336)), 10'731'524'096);          // SOLAR
   EXPECT_EQ(total_parameters(config(5120, 40, 40, 40, 13824, 32016)), 13'016'028'160);  // Code Llama
 }
 

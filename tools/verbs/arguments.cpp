@@ -19,11 +19,14 @@ po::parsed_options parsed(const std::vector<std::string>& arguments, const po::o
       .run();
 }
 
-[[noreturn]] void refuse_option(const std::string& name, const po::options_description& options, const std::string& see) {
+[[noreturn]] void refuse_option(const std::string& name, const po::options_description& options,
+                                const std::string& see) {
   std::vector<std::string> known;
   for (const auto& option : options.options()) known.push_back("--" + option->long_name());
   const auto meant = nearest(name, known);
-  throw Error{Fault::recipe, {}, fmt::format("unknown option {}", name),
+  throw Error{Fault::recipe,
+              {},
+              fmt::format("unknown option {}", name),
               meant ? fmt::format("did you mean {}? ({})", *meant, see) : see};
 }
 

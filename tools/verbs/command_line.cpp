@@ -22,6 +22,8 @@ const std::vector<Verb>& verbs() {
       {"data", "show rows with what is trained in them, or count them", data_verb},
       {"eval", "loss and perplexity of a model, with or without an adapter", eval_verb},
       {"generate", "answer one prompt", generate_verb},
+      {"export", "write a run or a model as adapter, Hugging Face folder, GGUF or GGUF adapter", export_verb},
+      {"inspect", "what is inside a model, adapter or checkpoint, and whether it is intact", inspect_verb},
       {"doctor", "what this machine has and lacks for training", doctor_verb},
       {"completion", "a completion script for bash", completion_verb},
   };

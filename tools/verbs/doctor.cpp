@@ -152,8 +152,8 @@ Finding graphics() {
   else if (too_old)
     finding.remedy = "cards before compute capability 8.0 are not supported; choose another with CUDA_VISIBLE_DEVICES";
   else if (!at::globalContext().hasCUDA() || at::detail::getCUDAHooks().deviceCount() == 0)
-    finding.remedy = fmt::format("LibTorch {} does not see it: the driver may be too old for it, update the driver",
-                                 TORCH_VERSION);
+    finding.remedy =
+        fmt::format("LibTorch {} does not see it: the driver may be too old for it, update the driver", TORCH_VERSION);
   if (!finding.remedy.empty()) finding.verdict = Verdict::advice;
   return finding;
 }
@@ -168,9 +168,10 @@ void print(const Finding& finding) {
 
 int doctor_verb(const std::vector<std::string>& arguments) {
   boost::program_options::variables_map values;
-  if (!parse_arguments(arguments, "doctor",
-                       "What this machine has and lacks for training, with the remedy. Exit code 1 when it cannot work.",
-                       "tune doctor", boost::program_options::options_description("Options"), values))
+  if (!parse_arguments(
+          arguments, "doctor",
+          "What this machine has and lacks for training, with the remedy. Exit code 1 when it cannot work.",
+          "tune doctor", boost::program_options::options_description("Options"), values))
     return 0;
   bool healthy = true;
   for (const Finding& finding : {program(), processor(), threads(), memory(), disk(), recipes(), graphics()}) {

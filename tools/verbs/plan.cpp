@@ -35,7 +35,8 @@ void print_table(const Plan& plan) {
   fmt::print("parameters           {:>14}\n", plan.parameters);
   fmt::print("trained              {:>14}   ({:.2f} %)\n\nmemory at the peak, GiB\n", plan.trainable_parameters,
              100.0 * static_cast<double>(plan.trainable_parameters) / static_cast<double>(plan.parameters));
-  for (const MemoryItem& item : plan.memory) fmt::print("  {:<32}{:>9.3f}\n", item.name, static_cast<double>(item.bytes) / kGiB);
+  for (const MemoryItem& item : plan.memory)
+    fmt::print("  {:<32}{:>9.3f}\n", item.name, static_cast<double>(item.bytes) / kGiB);
   fmt::print("  {:<32}{:>9.3f}\n", "total", static_cast<double>(plan.peak_bytes()) / kGiB);
 }
 
@@ -45,10 +46,12 @@ int plan_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   add_recipe_options(options);
-  options.add_options()("device-memory", po::value<std::string>(), "does it fit into this much, for example 24GiB; exit code 4 if not")(
+  options.add_options()("device-memory", po::value<std::string>(),
+                        "does it fit into this much, for example 24GiB; exit code 4 if not")(
       "json", "one JSON object on stdout");
   po::variables_map values;
-  if (!parse_arguments(arguments, "plan", "Checks recipe, data and model and prints what is known before the first step.",
+  if (!parse_arguments(arguments, "plan",
+                       "Checks recipe, data and model and prints what is known before the first step.",
                        "tune plan --recipe quickstart --device-memory 8GiB", options, values))
     return 0;
   const Recipe recipe = recipe_argument(values);
@@ -59,8 +62,12 @@ int plan_verb(const std::vector<std::string>& arguments) {
   if (values.count("device-memory") == 0) return 0;
   const std::int64_t room = parse_bytes(values["device-memory"].as<std::string>(), "--device-memory");
   if (plan.peak_bytes() > room)
-    throw Error{Fault::memory, {}, fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", static_cast<double>(plan.peak_bytes()) / kGiB, static_cast<double>(room) / kGiB),
-                "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
+    throw Error{
+        Fault::memory,
+        {},
+        fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", static_cast<double>(plan.peak_bytes()) / kGiB,
+                    static_cast<double>(room) / kGiB),
+        "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
   fmt::print(stderr, "fits\n");
   return 0;
 }

@@ -29,6 +29,7 @@ void print_summary(const RunResult& result) {
 }
 
 void hand_over(const Recipe& recipe, const RunResult& result) {
+  if (result.tuned_weights) write_tuned_model(recipe, *result.tuned_weights, result.final_folder);
   fmt::print("\n{} steps in {:.0f} s. Written:\n  {}\n", result.steps, result.seconds, result.final_folder.string());
   for (const ExportOptions& wanted : recipe.exports)
     fmt::print("  {}\n", export_run(recipe, wanted, result.final_folder).string());

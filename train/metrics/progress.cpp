@@ -15,7 +15,8 @@ std::string clock_text(double seconds) {
 std::string bar(std::int64_t done, std::int64_t total) {
   constexpr std::int64_t kWidth = 24;
   const std::int64_t filled = total > 0 ? kWidth * done / total : 0;
-  return std::string(static_cast<std::size_t>(filled), '=') + std::string(static_cast<std::size_t>(kWidth - filled), ' ');
+  return std::string(static_cast<std::size_t>(filled), '=') +
+         std::string(static_cast<std::size_t>(kWidth - filled), ' ');
 }
 
 }  // namespace
@@ -36,9 +37,9 @@ void Progress::update(const StepReport& report) {
   const auto done = static_cast<double>(report.step - first_step_);
   const double left = done > 0 ? elapsed / done * static_cast<double>(total_steps_ - report.step) : 0;
   const std::string line =
-      fmt::format("[{}] step {}/{}  epoch {:.2f}  loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {} left", bar(report.step, total_steps_),
-                  report.step, total_steps_, report.epoch, report.loss.value_or(0), report.learning_rate.value_or(0),
-                  report.tokens_per_s.value_or(0), clock_text(left));
+      fmt::format("[{}] step {}/{}  epoch {:.2f}  loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {} left",
+                  bar(report.step, total_steps_), report.step, total_steps_, report.epoch, report.loss.value_or(0),
+                  report.learning_rate.value_or(0), report.tokens_per_s.value_or(0), clock_text(left));
   fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
 }
 

@@ -9,14 +9,14 @@ namespace tune {
 struct StepReport {
   std::int64_t step = 0;  // optimizer steps done
   double epoch = 0;
-  std::optional<double> loss = std::nullopt;       // of the step, nats a trained token
+  std::optional<double> loss = std::nullopt;  // of the step, nats a trained token
   std::optional<double> eval_loss = std::nullopt;
   std::optional<double> learning_rate = std::nullopt;
-  std::optional<double> grad_norm = std::nullopt;  // before clipping
+  std::optional<double> grad_norm = std::nullopt;             // before clipping
   std::optional<std::int64_t> tokens = std::nullopt;          // since step 0
   std::optional<std::int64_t> trained_tokens = std::nullopt;  // since step 0
   std::optional<double> tokens_per_s = std::nullopt;
-  std::optional<double> mfu = std::nullopt;  // share of the device's peak; absent where that is not known
+  std::optional<double> mfu = std::nullopt;                // share of the device's peak; absent where that is not known
   std::optional<std::int64_t> peak_memory = std::nullopt;  // bytes
 };
 

@@ -39,9 +39,15 @@ std::string varint(std::uint64_t value) {
 std::string field_bytes(int number, std::string_view bytes) {
   return varint(static_cast<std::uint64_t>(number) << 3 | 2) + varint(bytes.size()) + std::string(bytes);
 }
-std::string field_varint(int number, std::uint64_t value) { return varint(static_cast<std::uint64_t>(number) << 3) + varint(value); }
-std::string field_double(int number, double value) { return varint(static_cast<std::uint64_t>(number) << 3 | 1) + raw(value); }
-std::string field_float(int number, float value) { return varint(static_cast<std::uint64_t>(number) << 3 | 5) + raw(value); }
+std::string field_varint(int number, std::uint64_t value) {
+  return varint(static_cast<std::uint64_t>(number) << 3) + varint(value);
+}
+std::string field_double(int number, double value) {
+  return varint(static_cast<std::uint64_t>(number) << 3 | 1) + raw(value);
+}
+std::string field_float(int number, float value) {
+  return varint(static_cast<std::uint64_t>(number) << 3 | 5) + raw(value);
+}
 
 double wall_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -79,8 +85,9 @@ void TensorBoard::write(const StepReport& report) {
   add("train/grad_norm", report.grad_norm);
   add("train/tokens_per_s", report.tokens_per_s);
   add("train/peak_memory", report.peak_memory);
-  add("eval/loss", report.eval_loss);
-  record(field_double(1, wall_time()) + field_varint(2, static_cast<std::uint64_t>(report.step)) + field_bytes(5, summary));
+  add("eval/eval_loss", report.eval_loss);
+  record(field_double(1, wall_time()) + field_varint(2, static_cast<std::uint64_t>(report.step)) +
+         field_bytes(5, summary));
 }
 
 void TensorBoard::record(const std::string& event) {

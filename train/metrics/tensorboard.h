@@ -11,7 +11,8 @@ namespace tune {
 
 /// TensorBoard's event file. A record: u64 length, masked CRC-32C of it, the bytes, masked CRC-32C of them, all
 /// little-endian; the bytes are an Event message: 1 wall_time (double), 2 step (int64), 3 file_version (string),
-/// 5 summary { 1 value { 1 tag (string), 2 simple_value (float) } }.
+/// 5 summary { 1 value { 1 tag (string), 2 simple_value (float) } }. Tags are the keys of metrics.jsonl behind train/
+/// or eval/.
 class TensorBoard {
  public:
   /// A new file for every start; readers drop an earlier file's steps above first_step.

@@ -42,7 +42,9 @@ class OptimizerBase : public Optimizer {
       const std::span<const std::byte> bytes = find(name);
       at::Tensor host = at::empty(tensor.sizes(), at::kFloat);
       if (bytes.size() != host.nbytes())
-        throw Error{Fault::data, {}, fmt::format("the checkpoint's {} has {} bytes; {} are expected", name, bytes.size(), host.nbytes()),
+        throw Error{Fault::data,
+                    {},
+                    fmt::format("the checkpoint's {} has {} bytes; {} are expected", name, bytes.size(), host.nbytes()),
                     "it belongs to another run: use another output_dir, or --resume never"};
       std::memcpy(host.mutable_data_ptr(), bytes.data(), bytes.size());
       at::Tensor(tensor).copy_(host);
@@ -126,7 +128,8 @@ class Sgd : public OptimizerBase {
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     ++steps_done_;
     for (Parameter& parameter : parameters_) {
-      if (parameter.decays && options_.weight_decay > 0) parameter.gradient.add_(parameter.master, options_.weight_decay);
+      if (parameter.decays && options_.weight_decay > 0)
+        parameter.gradient.add_(parameter.master, options_.weight_decay);
       parameter.master.sub_(parameter.gradient, learning_rate);
     }
     publish_masters();

@@ -18,14 +18,17 @@ double learning_rate_at(const TrainOptions& options, std::int64_t step, std::int
   };
   if (step < warmup) return options.learning_rate * share(step, warmup);
   switch (options.lr_scheduler_type) {
-    case Scheduler::constant: return options.learning_rate;
-    case Scheduler::linear: return options.learning_rate * std::max(0.0, share(total_steps - step, total_steps - warmup));
+    case Scheduler::constant:
+      return options.learning_rate;
+    case Scheduler::linear:
+      return options.learning_rate * std::max(0.0, share(total_steps - step, total_steps - warmup));
     case Scheduler::cosine:
       return options.learning_rate *
              std::max(0.0, 0.5 * (1.0 + std::cos(std::numbers::pi * share(step - warmup, total_steps - warmup))));
     case Scheduler::wsd: {
       const auto decay = static_cast<std::int64_t>(options.decay_ratio * static_cast<double>(total_steps));
-      return step < total_steps - decay ? options.learning_rate : options.learning_rate * share(total_steps - step, decay);
+      return step < total_steps - decay ? options.learning_rate
+                                        : options.learning_rate * share(total_steps - step, decay);
     }
   }
   return options.learning_rate;

@@ -43,21 +43,26 @@ std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOption
   const std::vector<std::string> targets = adapted_modules(adapter);
   std::int64_t layer = 0;
   for (const LinearShape& linear : linear_layers(config))
-    if (std::find(targets.begin(), targets.end(), linear.name) != targets.end()) layer += adapter.lora_r * (linear.out + linear.in);
+    if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
+      layer += adapter.lora_r * (linear.out + linear.in);
   return layer * config.num_hidden_layers;
 }
 
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter) {
-  static const std::vector<std::string> kAll = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+  static const std::vector<std::string> kAll = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                "gate_proj", "up_proj", "down_proj"};
   if (adapter.lora_target_modules == std::vector<std::string>{"all-linear"}) return kAll;
   std::vector<std::string> targets;
   for (const std::string& name : adapter.lora_target_modules) {
     if (std::find(kAll.begin(), kAll.end(), name) == kAll.end())
-      throw Error{Fault::recipe, {}, fmt::format("adapter.lora_target_modules: no linear layer is called {}", name),
+      throw Error{Fault::recipe,
+                  {},
+                  fmt::format("adapter.lora_target_modules: no linear layer is called {}", name),
                   fmt::format("they are {}, or all-linear", fmt::join(kAll, ", "))};
   }
   for (const std::string& name : kAll)
-    if (std::find(adapter.lora_target_modules.begin(), adapter.lora_target_modules.end(), name) != adapter.lora_target_modules.end())
+    if (std::find(adapter.lora_target_modules.begin(), adapter.lora_target_modules.end(), name) !=
+        adapter.lora_target_modules.end())
       targets.push_back(name);
   return targets;
 }
@@ -67,7 +72,8 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
   plan.parameters = total_parameters(config);
   plan.trainable_parameters = trainable_parameters(config, recipe.adapter);
   plan.steps = recipe.train.max_steps;
-  plan.micro_batch_tokens = recipe.train.per_device_train_batch_size * std::min(recipe.data.max_length, config.max_position_embeddings);
+  plan.micro_batch_tokens =
+      recipe.train.per_device_train_batch_size * std::min(recipe.data.max_length, config.max_position_embeddings);
   if (loader != nullptr) {
     plan.steps = loader->total_steps();
     plan.steps_per_epoch = loader->steps_per_epoch();

@@ -30,7 +30,8 @@ struct Plan {
 std::int64_t total_parameters(const ModelConfig& config);
 std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter);
 
-/// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for unknown ones.
+/// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for unknown
+/// ones.
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter);
 
 /// loader may be null (no data at hand): then steps come from max_steps and every micro-batch is taken as full.

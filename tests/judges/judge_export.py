@@ -1,0 +1,143 @@
+"""What a run hands over, opened by those it is for: PEFT, transformers, llama.cpp."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import SEED
+from llama_cpp import LlamaCpp, divergence
+from tune_program import QUICKSTART, probe, recipe_for, shown_rows, tune, write_chats, write_recipe
+
+LOGITS = 1e-4
+KL = {"f32": 1e-6, "f16": 1e-5, "q8_0": 1e-3}  # nats a token
+# llama.cpp ignores Mistral's window, so GGUF is judged on texts shorter than the window, or on Llama.
+MODELS = ["llama-mha", "llama-gqa-tied", "mistral-window-deep"]
+
+
+class Run:
+    """A short LoRA run at a learning rate that makes the adapter matter, and every form that it is handed over in."""
+
+    def __init__(self, name, folder, rng, root):
+        self.name, self.base, self.output = name, folder, root / "run"
+        rows = write_chats(root / "rows.jsonl", rng, 12)
+        recipe = recipe_for(
+            folder, rows, self.output, train={"max_steps": 6, "learning_rate": 2e-2}, adapter={"lora_r": 4, "lora_alpha": 8},
+            export=[{"format": "adapter"}, {"format": "hf", "quant": "f32"}, {"format": "gguf-lora"}]
+            + [{"format": "gguf", "quant": quant} for quant in KL],
+        )  # fmt: skip
+        self.recipe = write_recipe(root / "recipe.yaml", recipe)
+        tune("run", "--recipe", self.recipe)
+        self.rows = shown_rows(self.recipe)
+        self.ids = max((row["ids"] for row in self.rows), key=len)
+        if name.startswith("mistral"):
+            self.ids = self.ids[:20]
+
+    def file(self, name):
+        path = self.output / "export" / name
+        assert path.exists(), sorted(p.name for p in path.parent.iterdir())
+        return path
+
+    def model(self, folder=None):
+        return AutoModelForCausalLM.from_pretrained(folder or self.base, dtype=torch.float32, attn_implementation="eager")
+
+    def ours(self, tmp_path, ids):
+        """Logits of what was trained, from the trainer's own decoder."""
+        batches = [[{"ids": ids, "trained": [1] * len(ids)}]]
+        adapter = {"r": 4, "alpha": 8, "targets": ["all-linear"], "init": str(self.output / "final")}
+        request = {"model": str(self.base), "adapter": adapter, "batches": batches, "backward": False}
+        return probe(request, tmp_path / "ours.safetensors")["logits.0"]
+
+
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(ids)[None]).logits[0]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request, tiny, tmp_path_factory):
+    return Run(request.param, tiny(request.param), random.Random(SEED), tmp_path_factory.mktemp("export"))
+
+
+def test_peft_applies_the_adapter(run, tmp_path):
+    ours = run.ours(tmp_path, run.ids)
+    assert (ours - logits_of(run.model(), run.ids)).abs().max() > 0.1, "the adapter does nothing, so nothing is judged"
+    for folder in (run.output / "final", run.file("adapter")):
+        theirs = logits_of(PeftModel.from_pretrained(run.model(), folder), run.ids)
+        assert (ours - theirs).abs().max() <= LOGITS
+
+
+def test_an_adapter_of_peft_is_a_start_for_training(run, tmp_path):
+    PeftModel.from_pretrained(run.model(), run.output / "final").save_pretrained(tmp_path / "again")
+    rows = run.output.parent / "rows.jsonl"
+    recipe = recipe_for(run.base, rows, tmp_path / "run", adapter={"init_adapter": str(tmp_path / "again")}, train={"max_steps": 1})
+    tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe))
+
+
+def test_transformers_loads_the_merged_model(run, tmp_path):
+    theirs = logits_of(run.model(run.file("hf")), run.ids)
+    assert (run.ours(tmp_path, run.ids) - theirs).abs().max() <= LOGITS
+
+
+def test_the_merged_folder_tokenizes_as_it_was_trained(run):
+    tokenizer = AutoTokenizer.from_pretrained(run.file("hf"))
+    conversations = [json.loads(line)["messages"] for line in open(run.output.parent / "rows.jsonl", encoding="utf-8")]
+    for messages, row in zip(conversations, run.rows):
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids == row["ids"][len(row["ids"]) - len(ids) :]
+
+
+def test_full_fine_tuning_loads_in_transformers(tiny, rng, tmp_path):
+    rows = write_chats(tmp_path / "rows.jsonl", rng, 8)
+    recipe = recipe_for(
+        tiny("llama-gqa-tied"), rows, tmp_path / "run", adapter={"type": "none"}, export=[{"format": "gguf", "quant": "f32"}]
+    )
+    path = write_recipe(tmp_path / "recipe.yaml", recipe)
+    tune("run", "--recipe", path)
+    ids = shown_rows(path)[0]["ids"]
+    final = tmp_path / "run" / "final"
+    request = {"model": str(final), "batches": [[{"ids": ids, "trained": [1] * len(ids)}]], "backward": False}
+    ours = probe(request, tmp_path / "ours.safetensors")["logits.0"]
+    model = AutoModelForCausalLM.from_pretrained(final, dtype=torch.float32, attn_implementation="eager")
+    assert (ours - logits_of(model, ids)).abs().max() <= LOGITS
+    judge = LlamaCpp(tmp_path / "run" / "export" / "model-f32.gguf")
+    assert divergence(torch.log_softmax(ours.double(), -1)[:-1].numpy(), judge.log_probabilities(ids)) <= KL["f32"]
+
+
+@pytest.mark.parametrize("quant", list(KL))
+def test_llama_cpp_computes_what_was_trained(run, quant, tmp_path):
+    ours = torch.log_softmax(run.ours(tmp_path, run.ids).double(), -1)[:-1].numpy()
+    theirs = LlamaCpp(run.file(f"model-{quant}.gguf")).log_probabilities(run.ids)
+    assert divergence(ours, theirs) <= KL[quant]
+
+
+def test_llama_cpp_applies_the_gguf_adapter(run, tmp_path):
+    tune("export", "--format", "gguf", "--quant", "f32", "--model", run.base, "--output", tmp_path / "base.gguf")
+    ours = torch.log_softmax(run.ours(tmp_path, run.ids).double(), -1)[:-1].numpy()
+    without = LlamaCpp(tmp_path / "base.gguf").log_probabilities(run.ids)
+    assert divergence(ours, without) > 1e-3, "the adapter does nothing, so nothing is judged"
+    theirs = LlamaCpp(tmp_path / "base.gguf", run.file("adapter.gguf")).log_probabilities(run.ids)
+    assert divergence(ours, theirs) <= KL["f32"]
+
+
+def test_the_real_smollm2_becomes_a_folder_and_a_gguf(tmp_path):
+    file = QUICKSTART / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.is_file():
+        pytest.skip(f"{file} is absent: ./tools/quickstart.sh fetches it")
+    tune("export", "--format", "hf", "--quant", "f32", "--model", file, "--output", tmp_path / "hf")
+    tune("export", "--format", "gguf", "--quant", "f16", "--model", file, "--output", tmp_path / "f16.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    messages = [{"role": "user", "content": "Do I need a permit for a fence in Malmö?"}]
+    ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))["input_ids"]
+    original = AutoModelForCausalLM.from_pretrained(QUICKSTART, gguf_file=file.name, dtype=torch.float32, attn_implementation="eager")
+    want = logits_of(original, ids)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32, attn_implementation="eager")
+    assert (logits_of(exported, ids) - want).abs().max() <= LOGITS
+    theirs = LlamaCpp(tmp_path / "f16.gguf", vocab=49152, sampled=tokenizer.convert_tokens_to_ids("the")).log_probabilities(ids)
+    assert np.isfinite(theirs).any()
+    assert divergence(torch.log_softmax(want.double(), -1)[:-1].numpy(), theirs) <= KL["f16"]
