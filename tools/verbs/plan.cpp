@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/huggingface/model_tensors.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/units.h"
 #include "tools/verbs/arguments.h"
@@ -40,6 +41,17 @@ void print_table(const Plan& plan) {
   fmt::print("  {:<32}{:>9.3f}\n", "total", static_cast<double>(plan.peak_bytes()) / kGiB);
 }
 
+void require_room(const Plan& plan, std::int64_t room) {
+  const double needed = static_cast<double>(plan.peak_bytes()) / kGiB, there = static_cast<double>(room) / kGiB;
+  if (plan.peak_bytes() > room)
+    throw Error{
+        Fault::memory,
+        {},
+        fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", needed, there),
+        "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
+  fmt::print(stderr, "fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
+}
+
 }  // namespace
 
 int plan_verb(const std::vector<std::string>& arguments) {
@@ -56,19 +68,12 @@ int plan_verb(const std::vector<std::string>& arguments) {
     return 0;
   const Recipe recipe = recipe_argument(values);
   const Inputs inputs = open_inputs(recipe);
+  check_tensors(inputs.base.config, *inputs.base.weights, inputs.base.path.string());
   const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
   const Plan plan = make_plan(recipe, inputs.base.config, &loader);
   values.count("json") != 0 ? print_json(plan) : print_table(plan);
-  if (values.count("device-memory") == 0) return 0;
-  const std::int64_t room = parse_bytes(values["device-memory"].as<std::string>(), "--device-memory");
-  if (plan.peak_bytes() > room)
-    throw Error{
-        Fault::memory,
-        {},
-        fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", static_cast<double>(plan.peak_bytes()) / kGiB,
-                    static_cast<double>(room) / kGiB),
-        "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
-  fmt::print(stderr, "fits\n");
+  if (values.count("device-memory") != 0)
+    require_room(plan, parse_bytes(values["device-memory"].as<std::string>(), "--device-memory"));
   return 0;
 }
 
