@@ -65,7 +65,7 @@ class RecordSource final : public Source {
  private:
   bool is_wanted(std::int64_t index) const {
     const std::int64_t k = options_.holdout_every;
-    return k <= 0 || (index % k == k - 1) == (part_ == Part::evaluation);
+    return k <= 0 || (index % k == 0) == (part_ == Part::evaluation);
   }
 
   DatasetOptions options_;

@@ -351,8 +351,8 @@ TEST_F(Sources, HoldsOutEveryKthRow) {
   for (int i = 0; i < 7; ++i) text += "{\"text\": \"" + std::to_string(i) + "\"}\n";
   DatasetOptions options = text_options(file("a.jsonl", text));
   options.holdout_every = 3;
-  EXPECT_THAT(texts(options, Part::training), ElementsAre("0", "1", "3", "4", "6"));
-  EXPECT_THAT(texts(options, Part::evaluation), ElementsAre("2", "5"));
+  EXPECT_THAT(texts(options, Part::training), ElementsAre("1", "2", "4", "5"));
+  EXPECT_THAT(texts(options, Part::evaluation), ElementsAre("0", "3", "6"));
   options.holdout_every = 0;
   EXPECT_EQ(texts(options, Part::evaluation).size(), 7U);
 }

@@ -15,7 +15,7 @@ from tune_program import eval_losses, recipe_for, relative, shown_rows, steps, t
 
 STEPS = 50
 ROWS = 8
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 
 
 def learning_rate(step, scheduler, warmup):

@@ -1,4 +1,6 @@
 #pragma once
+#include <string>
+
 #include "train/kernels/attention.h"
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/rope.h"
@@ -27,5 +29,8 @@ AttentionResult attention(const at::Tensor& qkv, const std::vector<std::int32_t>
                           const AttentionShape& shape);
 at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, const AttentionResult& forward,
                               const std::vector<std::int32_t>& document_starts, const AttentionShape& shape);
+
+/// "NVIDIA H200".
+std::string device_name(const at::Device& device);
 
 }  // namespace tune::cuda

@@ -5,6 +5,7 @@
 
 #include "recipes/schema/error.h"
 #include "train/kernels/rms_norm.h"
+#include "train/kernels/upload.h"
 #include "train/model/dtype.h"
 #include "train/model/layer.h"
 #include "train/model/load.h"
@@ -38,7 +39,15 @@ struct Decoder::Parts {
 namespace {
 
 at::Tensor on_device(const std::vector<std::int32_t>& values, const DecoderOptions& options) {
-  return at::tensor(values, at::kInt).to(at::Device(options.device));
+  return upload(values, at::Device(options.device));
+}
+
+// On CUDA index_add_ adds with atomics, whose order changes from run to run; index_put_ sorts first.
+void add_rows_(at::Tensor& sums, const at::Tensor& ids, const at::Tensor& rows) {
+  if (sums.is_cuda())
+    sums.index_put_({ids}, rows, /*accumulate=*/true);
+  else
+    sums.index_add_(0, ids, rows);
 }
 
 // One well-mixed number from three small ones (splitmix64's finalizer).
@@ -177,7 +186,7 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index) 
     }
     d_x = p.layers[i]->backward(d_x, p.sequence, tape, i > 0 || embedding_trained);
   }
-  if (embedding_trained) p.embedding_gradient.index_add_(0, p.ids, d_x.to(at::kFloat));
+  if (embedding_trained) add_rows_(p.embedding_gradient, p.ids, d_x.to(at::kFloat));
   p.tapes.clear();
 }
 

@@ -22,6 +22,14 @@ std::uint64_t stream_of(const std::string& name, std::int64_t seed) {
   return hash;
 }
 
+at::Generator generator_on(const at::Device& device, std::uint64_t seed) {
+  if (device.is_cpu()) return at::detail::createCPUGenerator(seed);
+  at::Generator generator =
+      at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
+  generator.set_current_seed(seed);
+  return generator;
+}
+
 std::string peft_key(const std::string& module, const char* factor) {
   return "base_model.model." + module + "." + factor + ".weight";
 }
@@ -70,10 +78,10 @@ void LinearGroup::train_weights() {
 
 at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const {
   if (dropout.probability == 0) return x;
-  auto generator = at::detail::createCPUGenerator(dropout.seed + static_cast<std::uint64_t>(adapter));
+  const auto generator = generator_on(x.device(), dropout.seed + static_cast<std::uint64_t>(adapter));
   const double keep = 1 - dropout.probability;
-  at::Tensor mask = at::empty(x.sizes(), at::kFloat).bernoulli_(keep, generator).div_(keep);
-  return x * mask.to(x.options());
+  // 1 / keep as a factor of its own: rounded to bf16 inside the mask it would be off by up to 0.4 %
+  return (x * at::empty_like(x).bernoulli_(keep, generator)).mul_(1 / keep);
 }
 
 at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout) const {

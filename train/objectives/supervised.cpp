@@ -5,6 +5,7 @@
 
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/matmul.h"
+#include "train/kernels/upload.h"
 
 namespace tune {
 
@@ -19,8 +20,7 @@ Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, b
   if (rows.empty()) return {};
 
   at::Tensor hidden = decoder.forward(batch, backward);
-  const at::Tensor row_index = at::tensor(rows, at::kLong).to(hidden.device());
-  const at::Tensor label_tensor = at::tensor(labels, at::kLong).to(hidden.device());
+  const at::Tensor row_index = upload(rows, hidden.device()), label_tensor = upload(labels, hidden.device());
   hidden = hidden.index_select(0, row_index);
 
   const CrossEntropyResult result = linear_cross_entropy(hidden, decoder.head_weight(), label_tensor, scale, backward,
@@ -32,8 +32,7 @@ Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, b
 at::Tensor logits(Decoder& decoder, const PackedBatch& batch, const std::vector<std::int64_t>& rows) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const at::Tensor hidden = decoder.forward(batch, false);
-  const at::Tensor index = at::tensor(rows, at::kLong).to(hidden.device());
-  return matmul_nt(hidden.index_select(0, index), decoder.head_weight()).to(at::kFloat);
+  return matmul_nt(hidden.index_select(0, upload(rows, hidden.device())), decoder.head_weight()).to(at::kFloat);
 }
 
 }  // namespace tune

@@ -82,8 +82,10 @@ class AdamW : public OptimizerBase {
       group.gradients.push_back(parameter.gradient);
       group.exp_avg.push_back(at::zeros_like(parameter.master));
       group.exp_avg_sq.push_back(at::zeros_like(parameter.master));
-      group.steps.push_back(at::zeros({}, parameter.master.options()));
     }
+    for (Group& group : groups_)  // the same number for all: one tensor, asked for as often as there are parameters
+      if (!group.masters.empty())
+        group.steps.assign(group.masters.size(), at::zeros({}, group.masters.front().options()));
   }
 
   void step(double learning_rate) override {
@@ -92,7 +94,7 @@ class AdamW : public OptimizerBase {
     for (std::size_t i = 0; i < 2; ++i) {
       Group& group = groups_[i];
       if (group.masters.empty()) continue;
-      for (at::Tensor& step : group.steps) step.fill_(static_cast<double>(steps_done_));
+      group.steps.front().fill_(static_cast<double>(steps_done_));
       at::_fused_adamw_(group.masters, group.gradients, group.exp_avg, group.exp_avg_sq, {}, group.steps, learning_rate,
                         options_.adam_beta1, options_.adam_beta2, i == 0 ? options_.weight_decay : 0.0,
                         options_.adam_epsilon, /*amsgrad=*/false, /*maximize=*/false);
