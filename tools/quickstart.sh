@@ -9,8 +9,9 @@ TUNE_QUICKSTART="$PWD/build/quickstart" ./build/tune run --recipe recipes/quicks
 cat <<'END'
 
 Where to look next:
-  ./build/tune generate --run runs/quickstart --prompt "How long does a new roof last?"
-  ./build/tune inspect runs/quickstart/export/model-q8_0.gguf
-  ./build/tune data show --recipe recipes/quickstart.yaml      (with TUNE_QUICKSTART=build/quickstart)
-  docs/quickstart.md    what happened, line by line, and the same with your own rows
+  export TUNE_QUICKSTART=$PWD/build/quickstart
+  ./build/tune data show --recipe quickstart --rows 2
+  ./build/tune generate --model build/quickstart/SmolLM2-135M-Instruct.Q4_1.gguf --adapter runs/quickstart/final \
+      --prompt "How long does a new roof last?" --compare
+  docs/quickstart.md    what happened, and the same with your own rows
 END

@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TUNE_TEST_REQUIREMENTS=tests/requirements.txt ./tools/build.sh
+./tools/fetch-quickstart.sh
 exec .venv/bin/ctest --test-dir build --output-on-failure --no-tests=error "$@"

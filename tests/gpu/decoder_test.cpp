@@ -1,0 +1,167 @@
+// Whole decoders and whole runs: the GPU against the CPU, which tests/train holds against autograd.
+#include "train/model/decoder.h"
+
+#include "tests/gpu/gpu_test.h"
+#include "tests/gpu/random_model.h"
+#include "train/objectives/supervised.h"
+#include "train/optim/optimizer.h"
+#include "train/step.h"
+
+namespace tune {
+namespace {
+
+constexpr std::int64_t kVocab = 97;
+
+ModelConfig tiny(std::int64_t kv_heads, std::int64_t window, bool tied) {
+  return {.model_type = window > 0 ? "mistral" : "llama",
+          .vocab_size = kVocab,
+          .hidden_size = 64,
+          .intermediate_size = 96,
+          .num_hidden_layers = 3,
+          .num_attention_heads = 4,
+          .num_key_value_heads = kv_heads,
+          .head_dim = 16,
+          .max_position_embeddings = 128,
+          .rms_norm_eps = 1e-5,
+          .sliding_window = window,
+          .tie_word_embeddings = tied};
+}
+
+// Documents in which every id follows from the one before; the first three of each are not trained.
+PackedBatch documents(std::vector<std::int32_t> lengths, int seed) {
+  PackedBatch batch;
+  batch.document_starts = {0};
+  for (const std::int32_t length : lengths) {
+    const auto id = [&](int i) { return static_cast<std::int32_t>((i * 7 + length + seed) % kVocab); };
+    for (int i = 0; i < length; ++i) {
+      batch.ids.push_back(id(i));
+      batch.positions.push_back(i);
+      batch.labels.push_back(i + 1 < length && i > 2 ? id(i + 1) : kNoLabel);
+    }
+    batch.document_starts.push_back(static_cast<std::int32_t>(batch.ids.size()));
+  }
+  return batch;
+}
+
+struct Case {
+  const char* name;
+  std::int64_t kv_heads, window;
+  bool tied, adapter, checkpointing;
+};
+const Case kCases[] = {
+    {"MHA, LoRA", 4, 0, false, true, false},          {"GQA, LoRA", 2, 0, false, true, true},
+    {"window, LoRA", 2, 5, true, true, false},        {"MHA, full", 4, 0, false, false, false},
+    {"GQA, full, tied", 2, 0, true, false, true},     {"window, full", 1, 5, false, false, false},
+};
+
+std::unique_ptr<Decoder> make_decoder(const Case& c, Dtype dtype, const char* device) {
+  at::manual_seed(11);
+  const ModelConfig config = tiny(c.kv_heads, c.window, c.tied);
+  DecoderOptions options{.dtype = dtype, .device = device, .gradient_checkpointing = c.checkpointing};
+  options.adapter = {.type = c.adapter ? AdapterType::lora : AdapterType::none, .lora_r = 4, .lora_alpha = 8};
+  return std::make_unique<Decoder>(config, RandomModel(config, 0.1), options);
+}
+
+// A fresh adapter's B is zero, and with it the gradient of A.
+void fill_adapter(Decoder& decoder) {
+  at::manual_seed(12);
+  for (Parameter& parameter : decoder.trained()) {
+    if (parameter.name.find("lora_B") == std::string::npos) continue;
+    parameter.master.copy_(at::randn(parameter.master.sizes()) * 0.2);
+    parameter.value.copy_(parameter.master);
+  }
+}
+
+class GpuDecoder : public GpuTest {};
+
+TEST_F(GpuDecoder, GradientsAreTheCpus) {
+  double worst = 0;
+  for (const Dtype dtype : {Dtype::fp32, Dtype::bf16}) {
+    // share of the norm: fp32 sums of some hundred terms; bf16 differs from fp32 by up to 0.043 here (on the CPU), so two
+    // ways to round by up to twice that
+    const double tolerance = dtype == Dtype::fp32 ? 3e-5 : 0.09;
+    for (const Case& c : kCases) {
+      const PackedBatch batch = documents({9, 30, 1, 57}, 0);
+      std::unique_ptr<Decoder> host = make_decoder(c, dtype, "cpu"), gpu = make_decoder(c, dtype, "cuda:0");
+      fill_adapter(*host), fill_adapter(*gpu);
+      const Loss host_loss = supervised_loss(*host, batch, 0.25, true), gpu_loss = supervised_loss(*gpu, batch, 0.25, true);
+      EXPECT_NEAR(gpu_loss.sum, host_loss.sum, host_loss.sum * tolerance) << c.name;
+      for (std::size_t i = 0; i < host->trained().size(); ++i) {
+        const at::Tensor want = host->trained()[i].gradient, have = gpu->trained()[i].gradient.cpu();
+        const double share = ((have - want).norm() / (want.norm() + 1e-6)).item<double>();
+        EXPECT_LE(share, tolerance) << c.name << ", " << host->trained()[i].name;
+        worst = std::max(worst, share / tolerance);
+      }
+      std::unique_ptr<Decoder> again = make_decoder(c, dtype, "cuda:0");
+      fill_adapter(*again);
+      supervised_loss(*again, batch, 0.25, true);
+      for (std::size_t i = 0; i < again->trained().size(); ++i)
+        EXPECT_TRUE(at::equal(again->trained()[i].gradient, gpu->trained()[i].gradient))
+            << c.name << ", " << again->trained()[i].name << " does not repeat";
+    }
+  }
+  figures_ = fmt::format("error up to {:.2f} of the tolerance", worst);
+}
+
+TEST_F(GpuDecoder, CachedGenerationGivesTheSameHiddenStates) {
+  for (const std::int64_t window : {0, 5}) {
+    std::unique_ptr<Decoder> decoder = make_decoder({"", 2, window, false, true, false}, Dtype::fp32, "cuda:0");
+    const PackedBatch batch = documents({9}, 0);
+    const at::Tensor whole = decoder->forward(batch, false);
+    KeyValueCache cache;
+    at::Tensor last = decoder->forward_cached({batch.ids.begin(), batch.ids.begin() + 4}, cache);
+    for (std::size_t i = 4; i < 9; ++i) last = decoder->forward_cached({batch.ids[i]}, cache);
+    EXPECT_LE((last[0] - whole[8]).abs().max().item<double>(), 1e-4) << "window " << window;
+  }
+}
+
+TEST_F(GpuDecoder, DropoutDrawsTheSameMaskForwardsAndBackwards) {
+  const ModelConfig config = tiny(2, 0, false);
+  std::vector<at::Tensor> gradients;
+  for (const bool checkpointing : {false, true}) {  // which draws the forward's masks a second time
+    at::manual_seed(11);
+    DecoderOptions options{.dtype = Dtype::fp32, .device = "cuda:0", .gradient_checkpointing = checkpointing};
+    options.adapter = {.lora_r = 4, .lora_alpha = 8, .lora_dropout = 0.3};
+    Decoder decoder(config, RandomModel(config, 0.1), options);
+    fill_adapter(decoder);
+    decoder.set_step(3, 1);
+    supervised_loss(decoder, documents({40, 20}, 0), 1.0, true);
+    gradients.push_back(decoder.trained().front().gradient.clone());
+  }
+  EXPECT_TRUE(at::equal(gradients[0], gradients[1]));
+}
+
+std::vector<double> losses_of_run(const Case& c, Dtype dtype, const char* device) {
+  std::unique_ptr<Decoder> decoder = make_decoder(c, dtype, device);
+  const TrainOptions train{.learning_rate = c.adapter ? 5e-3 : 1e-3, .lr_scheduler_type = Scheduler::constant};
+  const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder->trained(), train);
+  std::vector<double> losses;
+  for (int step = 0; step < 20; ++step)
+    losses.push_back(optimizer_step(*decoder, *optimizer, {documents({33, 50}, step % 4), documents({64}, step % 3)}, train,
+                                    step, 20)->loss);
+  return losses;
+}
+
+// Adam divides by the size of a gradient, so rounding errors of small ones grow with the steps.
+void expect_same_curve(const Case& c, Dtype dtype, double tolerance, std::string& figures) {
+  const std::vector<double> host = losses_of_run(c, dtype, "cpu"), gpu = losses_of_run(c, dtype, "cuda:0");
+  double worst = 0;
+  for (std::size_t i = 0; i < host.size(); ++i) worst = std::max(worst, std::abs(gpu[i] - host[i]) / host[i]);
+  EXPECT_LE(worst, tolerance) << c.name;
+  EXPECT_LT(gpu.back(), 0.9 * gpu.front()) << c.name << " learns nothing";
+  figures += fmt::format("{}{} loss {:.3f} -> {:.3f}, off by {:.1e} (allowed {:.0e})", figures.empty() ? "" : "; ",
+                         dtype == Dtype::fp32 ? "fp32" : "bf16", gpu.front(), gpu.back(), worst, tolerance);
+}
+
+TEST_F(GpuDecoder, TwentyStepsOfLoraFollowTheCpu) {
+  expect_same_curve(kCases[1], Dtype::fp32, 1e-3, figures_);
+  expect_same_curve(kCases[1], Dtype::bf16, 3e-2, figures_);
+}
+
+TEST_F(GpuDecoder, TwentyStepsOfFullTuningFollowTheCpu) {
+  expect_same_curve(kCases[3], Dtype::fp32, 1e-3, figures_);
+  expect_same_curve(kCases[3], Dtype::bf16, 3e-2, figures_);
+}
+
+}  // namespace
+}  // namespace tune

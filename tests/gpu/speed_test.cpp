@@ -1,0 +1,106 @@
+// A 7 B model's LoRA step with random weights: does it fit, how fast is it?
+#include <c10/cuda/CUDAFunctions.h>
+#include <cuda_runtime_api.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "tests/gpu/gpu_test.h"
+#include "tests/gpu/random_model.h"
+#include "train/device.h"
+#include "train/optim/optimizer.h"
+#include "train/plan/memory.h"
+#include "train/step.h"
+
+namespace tune {
+namespace {
+
+constexpr std::int64_t kDocument = 2048;
+
+ModelConfig llama_2_7b() {
+  return {.model_type = "llama",
+          .vocab_size = 32000,
+          .hidden_size = 4096,
+          .intermediate_size = 11008,
+          .num_hidden_layers = 32,
+          .num_attention_heads = 32,
+          .num_key_value_heads = 32,
+          .head_dim = 128,
+          .max_position_embeddings = 4096,
+          .rms_norm_eps = 1e-5};
+}
+
+std::int64_t weights_of_layer(const ModelConfig& c) {
+  const std::int64_t heads = 2 * c.num_attention_heads + 2 * c.num_key_value_heads;
+  return c.hidden_size * (heads * c.head_dim + 3 * c.intermediate_size);
+}
+
+PackedBatch batch_of(std::int64_t tokens) {
+  PackedBatch batch;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    batch.ids.push_back(static_cast<std::int32_t>(i * 7919 % 32000));
+    batch.positions.push_back(static_cast<std::int32_t>(i % kDocument));
+    batch.labels.push_back((i + 1) % kDocument == 0 ? kNoLabel : (i + 1) * 7919 % 32000);
+    if (i % kDocument == 0) batch.document_starts.push_back(static_cast<std::int32_t>(i));
+  }
+  batch.document_starts.push_back(static_cast<std::int32_t>(tokens));
+  return batch;
+}
+
+class GpuSpeed : public GpuTest {};
+
+TEST_F(GpuSpeed, LoraStepOfLlama2With7B) {
+  ModelConfig config = llama_2_7b();
+  const AdapterOptions adapter{.lora_r = 16, .lora_alpha = 32};
+  std::size_t free = 0, total = 0;
+  ASSERT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  const std::int64_t room = static_cast<std::int64_t>(free) - (std::int64_t{6} << 30);
+
+  // the most tokens that fit without recomputation, whole documents; a smaller card takes fewer layers
+  const auto bytes = [&](std::int64_t tokens) {
+    const std::int64_t layer = 2 * weights_of_layer(config) + tokens * tape_bytes_per_token(config, adapter, 2);
+    return config.num_hidden_layers * layer + 4 * config.vocab_size * config.hidden_size + tokens * 200'000;
+  };
+  std::int64_t tokens = 16384;
+  while (tokens > kDocument && bytes(tokens) > room) tokens /= 2;
+  while (config.num_hidden_layers > 1 && bytes(tokens) > room) --config.num_hidden_layers;
+
+  const DecoderOptions options{.dtype = Dtype::bf16, .device = "cuda:0", .adapter = adapter};
+  Decoder decoder(config, RandomModel(config, 0.02), options);
+  const TrainOptions train{.learning_rate = 1e-4, .lr_scheduler_type = Scheduler::constant};
+  const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder.trained(), train);
+  const std::vector<PackedBatch> batch = {batch_of(tokens)};
+  constexpr int kWarmUp = 2, kSteps = 4;
+  double first = 0, last = 0, seconds = 0;
+  for (int step = 0; step < kWarmUp + kSteps; ++step) {
+    c10::cuda::device_synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    const std::optional<StepOutcome> outcome = optimizer_step(decoder, *optimizer, batch, train, step, kWarmUp + kSteps);
+    c10::cuda::device_synchronize();
+    ASSERT_TRUE(outcome.has_value());
+    if (step == 0) first = outcome->loss;
+    if (step >= kWarmUp) seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    last = outcome->loss;
+  }
+  // near ln(vocabulary) for random weights, then lower
+  EXPECT_NEAR(first, std::log(32000.0), 2.0);
+  EXPECT_LT(last, first);
+
+  // 2 N forwards, 2 N for the inputs' gradients, 6 an adapter's parameter; attention 3 x 2 S d a layer, half the square.
+  // Recomputation would not count, and there is none.
+  const double products = static_cast<double>(config.num_hidden_layers * weights_of_layer(config) +
+                                              config.vocab_size * config.hidden_size);
+  double adapters = 0;
+  for (const Parameter& parameter : decoder.trained()) adapters += static_cast<double>(parameter.master.numel());
+  const double attention = 6.0 * kDocument * static_cast<double>(config.hidden_size * config.num_hidden_layers);
+  const double rate = kSteps * static_cast<double>(tokens) / seconds;
+  const double flops = rate * (4 * products + 6 * adapters + attention);
+  constexpr double kHopperPeak = 989e12;  // dense bf16 of H100 and H200
+  figures_ = fmt::format("{} layers, {} tokens a step: {:.0f} tokens/s, {:.0f} TFLOP/s, MFU {:.1f} % of 989, peak {:.1f} GiB on {}",
+                         config.num_hidden_layers, tokens, rate, flops / 1e12, 100 * flops / kHopperPeak,
+                         static_cast<double>(peak_memory_bytes("cuda:0")) / (1 << 30), device_name("cuda:0"));
+  std::printf("%s\n", figures_.c_str());
+}
+
+}  // namespace
+}  // namespace tune
