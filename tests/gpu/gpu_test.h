@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -16,7 +17,8 @@ inline const at::Device kGpu(at::kCUDA, 0);
 constexpr at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16};
 constexpr double kFloatRoundoff = 0x1p-24;
 
-/// Skipped where there is no GPU. A line a test (name, result, figures) goes to the file TUNE_GPU_TABLE names: run.sh's.
+/// Skipped where there is no GPU. A line a test (name, result, seconds, figures) goes to the file TUNE_GPU_TABLE names:
+/// run.sh's.
 class GpuTest : public KernelTest {
  protected:
   void SetUp() override {
@@ -29,13 +31,15 @@ class GpuTest : public KernelTest {
     const char* path = std::getenv("TUNE_GPU_TABLE");
     if (path == nullptr) return;
     const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    std::ofstream(path, std::ios::app) << fmt::format("{}.{}\t{}\t{}\n", info->test_suite_name(), info->name(),
-                                                      HasFailure() ? "FAILED" : (IsSkipped() ? "skipped" : "ok"),
-                                                      IsSkipped() ? "no CUDA device" : figures_);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start_;
+    std::ofstream(path, std::ios::app) << fmt::format("{}.{}\t{}\t{:.1f}\t{}\n", info->test_suite_name(), info->name(),
+                                                      HasFailure() ? "failed" : (IsSkipped() ? "skipped" : "passed"),
+                                                      seconds.count(), IsSkipped() ? "no CUDA device" : figures_);
   }
 
   /// Keeps the largest of what was measured against what was allowed.
-  void expect_close(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& bound, const std::string& what) {
+  void expect_close(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& bound,
+                    const std::string& what) {
     const at::Tensor host = actual.cpu();
     expect_within(host, expected, bound, what);
     const at::Tensor error = (host.to(at::kDouble) - expected.to(at::kDouble)).abs();
@@ -47,6 +51,7 @@ class GpuTest : public KernelTest {
 
  private:
   double worst_ = 0;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace tune

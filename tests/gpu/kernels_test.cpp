@@ -1,5 +1,5 @@
-// Every operation on the GPU against its CPU twin on the same inputs. Both round at the same places; what differs is the
-// order of fp32 sums and, where such a difference crosses a tie, one rounding to bf16 on each side.
+// Every operation on the GPU against its CPU twin on the same inputs. Both round at the same places; what differs is
+// the order of fp32 sums and, where such a difference crosses a tie, one rounding to bf16 on each side.
 #include <cmath>
 
 #include "tests/gpu/gpu_test.h"
@@ -36,7 +36,8 @@ TEST_F(GpuKernels, RmsNorm) {
       const at::Tensor x = random({shape.tokens, shape.columns}, type), weight = random({shape.columns}, type);
       const RmsNormResult host = rms_norm(x, weight, kEps), gpu = rms_norm(x.to(kGpu), weight.to(kGpu), kEps);
       // two roundings on each side
-      expect_close(gpu.y, host.y, host.y.abs() * (sums_of(shape.columns) + 4.1 * unit_roundoff(type)), name_of(type, shape));
+      expect_close(gpu.y, host.y, host.y.abs() * (sums_of(shape.columns) + 4.1 * unit_roundoff(type)),
+                   name_of(type, shape));
       expect_close(gpu.inv_rms, host.inv_rms, host.inv_rms * sums_of(shape.columns), name_of(type, shape) + " inv_rms");
       EXPECT_TRUE(at::equal(rms_norm_recompute(x.to(kGpu), weight.to(kGpu), gpu.inv_rms), gpu.y));
 
@@ -44,7 +45,8 @@ TEST_F(GpuKernels, RmsNorm) {
       at::Tensor residual = x.to(kGpu);
       const RmsNormResult fused = add_rms_norm_(residual, delta.to(kGpu), weight.to(kGpu), kEps);
       EXPECT_TRUE(at::equal(residual.cpu(), sum)) << name_of(type, shape);
-      EXPECT_TRUE(at::equal(fused.y, rms_norm(sum.to(kGpu), weight.to(kGpu), kEps).y)) << name_of(type, shape);
+      const RmsNormResult again = rms_norm(sum.to(kGpu), weight.to(kGpu), kEps);
+      EXPECT_TRUE(at::equal(fused.y, again.y) && at::equal(fused.inv_rms, again.inv_rms)) << name_of(type, shape);
     }
 }
 
@@ -52,7 +54,8 @@ TEST_F(GpuKernels, RmsNormBackward) {
   for (const at::ScalarType type : kTypes)
     for (const RowShape& shape : kRowShapes) {
       const at::Tensor x = random({shape.tokens, shape.columns}, type), weight = random({shape.columns}, type);
-      const at::Tensor dy = random({shape.tokens, shape.columns}, type), before = random({shape.tokens, shape.columns}, type);
+      const at::Tensor dy = random({shape.tokens, shape.columns}, type),
+                       before = random({shape.tokens, shape.columns}, type);
       const at::Tensor inv_rms = rms_norm(x, weight, kEps).inv_rms;
       at::Tensor dx = before.clone(), d_weight = at::ones({shape.columns});
       rms_norm_backward_add_(dx, dy, x, weight, inv_rms, d_weight);
@@ -86,17 +89,21 @@ TEST_F(GpuKernels, Rope) {
         expect_close(gpu_table.sine, table.sine, at::full_like(table.sine, 8 * kFloatRoundoff), "sine");
         const at::Tensor before = random({kTokens, (kHeads + kOthers) * head_dim + more}, type);
         const at::Tensor pairs = before.narrow(1, 0, kHeads * head_dim).view({kTokens, kHeads, 2, head_dim / 2}).abs();
-        const at::Tensor scale = pairs.sum(2, true).expand_as(pairs).reshape({kTokens, kHeads * head_dim}).to(at::kFloat);
+        const at::Tensor scale =
+            pairs.sum(2, true).expand_as(pairs).reshape({kTokens, kHeads * head_dim}).to(at::kFloat);
         for (const bool inverse : {false, true}) {
-          at::Tensor host = before.clone(), gpu = before.to(kGpu);
+          at::Tensor host = before.clone(), gpu = before.to(kGpu), again = before.to(kGpu);
           rope_(host, kHeads, head_dim, positions, table, inverse);
           rope_(gpu, kHeads, head_dim, positions.to(kGpu), gpu_table, inverse);
+          rope_(again, kHeads, head_dim, positions.to(kGpu), gpu_table, inverse);
+          EXPECT_TRUE(at::equal(again, gpu)) << "does not repeat";
           const at::Tensor rotated = host.narrow(1, 0, kHeads * head_dim);
           expect_close(gpu.narrow(1, 0, kHeads * head_dim), rotated,
                        scale * (16 * kFloatRoundoff) + rotated.abs() * (2.1 * unit_roundoff(type)),
                        fmt::format("{} head_dim {}", c10::toString(type), head_dim));
           const std::int64_t rest = kOthers * head_dim + more;
-          EXPECT_TRUE(at::equal(gpu.narrow(1, kHeads * head_dim, rest).cpu(), before.narrow(1, kHeads * head_dim, rest)));
+          EXPECT_TRUE(
+              at::equal(gpu.narrow(1, kHeads * head_dim, rest).cpu(), before.narrow(1, kHeads * head_dim, rest)));
         }
       }
 }
@@ -107,15 +114,19 @@ TEST_F(GpuKernels, SwiGlu) {
       const at::Tensor gate_up = random({shape.tokens, 2 * shape.columns}, type).mul_(4);
       const at::Tensor d_y = random({shape.tokens, shape.columns}, type), host = swiglu(gate_up);
       const double rounding = 2.1 * unit_roundoff(type);
-      expect_close(swiglu(gate_up.to(kGpu)), host, host.abs() * (24 * kFloatRoundoff + rounding), name_of(type, shape));
+      const at::Tensor gpu = swiglu(gate_up.to(kGpu));
+      expect_close(gpu, host, host.abs() * (24 * kFloatRoundoff + rounding), name_of(type, shape));
 
-      at::Tensor gradient = gate_up.clone(), gpu_gradient = gate_up.to(kGpu);
+      at::Tensor gradient = gate_up.clone(), gpu_gradient = gate_up.to(kGpu), again = gate_up.to(kGpu);
       swiglu_backward_(gradient, d_y);
       swiglu_backward_(gpu_gradient, d_y.to(kGpu));
+      swiglu_backward_(again, d_y.to(kGpu));
+      EXPECT_TRUE(at::equal(swiglu(gate_up.to(kGpu)), gpu) && at::equal(again, gpu_gradient)) << "does not repeat";
       // 1 + g (1 - s) cancels for negative g: the bound is of its terms
       const auto halves = gate_up.to(at::kFloat).chunk(2, 1);
       const at::Tensor s = halves[0].sigmoid(), d = d_y.to(at::kFloat);
-      const at::Tensor terms = at::cat({(d * halves[1] * s).abs() * (1 + halves[0].abs()), (d * halves[0] * s).abs()}, 1);
+      const at::Tensor terms =
+          at::cat({(d * halves[1] * s).abs() * (1 + halves[0].abs()), (d * halves[0] * s).abs()}, 1);
       expect_close(gpu_gradient, gradient, terms * (24 * kFloatRoundoff) + gradient.abs() * rounding,
                    name_of(type, shape) + " gradient");
     }
@@ -133,37 +144,47 @@ TEST_F(GpuKernels, CrossEntropyOfLogits) {
       one_hot.scatter_(1, labels.unsqueeze(1), 1.0);
       const at::Tensor gradient = (log_softmax.exp() - one_hot) * kScale;
 
-      at::Tensor gpu = logits.to(kGpu);
+      at::Tensor gpu = logits.to(kGpu), again = logits.to(kGpu);
       const at::Tensor gpu_losses = cuda::cross_entropy_(gpu, labels.to(kGpu), kScale, true);
+      const at::Tensor losses_again = cuda::cross_entropy_(again, labels.to(kGpu), kScale, true);
+      EXPECT_TRUE(at::equal(losses_again, gpu_losses) && at::equal(again, gpu)) << "does not repeat";
       // e^(x - largest) is as exact as the difference, of up to 50
       const double relative = (64 + 100) * kFloatRoundoff;
       expect_close(gpu_losses, losses, (losses + 50) * relative, name_of(type, shape) + " losses");
-      expect_close(gpu, gradient,
-                   (log_softmax.exp() + one_hot) * (kScale * relative) + gradient.abs() * (1.01 * unit_roundoff(type)) + 1e-38,
-                   name_of(type, shape) + " gradient");
+      expect_close(
+          gpu, gradient,
+          (log_softmax.exp() + one_hot) * (kScale * relative) + gradient.abs() * (1.01 * unit_roundoff(type)) + 1e-38,
+          name_of(type, shape) + " gradient");
     }
 }
 
 TEST_F(GpuKernels, LinearCrossEntropy) {
-  constexpr std::int64_t kRows = 300, kHidden = 256, kVocab = 3000;
-  for (const at::ScalarType type : kTypes) {
-    const at::Tensor hidden = random({kRows, kHidden}, type), weight = random({kVocab, kHidden}, type).mul_(0.1);
-    const at::Tensor labels = at::randint(0, kVocab, {kRows}, at::TensorOptions(at::kLong));
-    at::Tensor d_weight = at::ones({kVocab, kHidden}), gpu_d_weight = d_weight.to(kGpu);
-    const CrossEntropyResult host = linear_cross_entropy(hidden, weight, labels, 0.5, true, d_weight);
-    for (const std::int64_t chunk : {0, 128}) {
-      gpu_d_weight.fill_(1);
-      const CrossEntropyResult gpu =
-          linear_cross_entropy(hidden.to(kGpu), weight.to(kGpu), labels.to(kGpu), 0.5, true, gpu_d_weight, chunk);
+  struct Shape {
+    std::int64_t rows, hidden, vocab, chunk;
+  };
+  for (const at::ScalarType type : kTypes)
+    for (const Shape& s : {Shape{300, 256, 3000, 0}, Shape{300, 256, 3000, 128}, Shape{65, 50, 333, 16}}) {
+      const at::Tensor hidden = random({s.rows, s.hidden}, type), weight = random({s.vocab, s.hidden}, type).mul_(0.1);
+      const at::Tensor labels = at::randint(0, s.vocab, {s.rows}, at::TensorOptions(at::kLong));
+      const at::Tensor d_weight = at::ones({s.vocab, s.hidden});
+      const CrossEntropyResult host = linear_cross_entropy(hidden, weight, labels, 0.5, true, d_weight);
+      const auto on_gpu = [&] {
+        const at::Tensor d = at::ones({s.vocab, s.hidden}).to(kGpu);
+        return std::pair(
+            linear_cross_entropy(hidden.to(kGpu), weight.to(kGpu), labels.to(kGpu), 0.5, true, d, s.chunk), d);
+      };
+      const auto [gpu, gpu_d_weight] = on_gpu();
       // logits and their gradients are rounded to the type on both sides: norm x roundoff x roundings
-      const double rounding = type == at::kBFloat16 ? 6 * unit_roundoff(type) : 0, relative = sums_of(kHidden) + rounding;
-      EXPECT_NEAR(gpu.loss_sum, host.loss_sum, host.loss_sum * relative);
+      const double rounding = type == at::kBFloat16 ? 6 * unit_roundoff(type) : 0;
+      EXPECT_NEAR(gpu.loss_sum, host.loss_sum, host.loss_sum * (sums_of(s.hidden) + rounding));
       expect_close(gpu.d_hidden, host.d_hidden,
-                   at::full({}, host.d_hidden.abs().max().item<double>() * (sums_of(kVocab) + rounding)), "d_hidden");
-      expect_close(gpu_d_weight, d_weight, at::full({}, d_weight.abs().max().item<double>() * (sums_of(kRows) + rounding)),
-                   "d_weight");
+                   at::full({}, host.d_hidden.abs().max().item<double>() * (sums_of(s.vocab) + rounding)), "d_hidden");
+      expect_close(gpu_d_weight, d_weight,
+                   at::full({}, d_weight.abs().max().item<double>() * (sums_of(s.rows) + rounding)), "d_weight");
+      const auto [again, d_weight_again] = on_gpu();
+      EXPECT_EQ(again.loss_sum, gpu.loss_sum);
+      EXPECT_TRUE(at::equal(again.d_hidden, gpu.d_hidden) && at::equal(d_weight_again, gpu_d_weight)) << "no repeat";
     }
-  }
 }
 
 TEST_F(GpuKernels, Fp32ProductsAreNotRoundedToTf32) {
@@ -209,12 +230,17 @@ TEST_F(GpuKernels, Attention) {
       std::int32_t longest = 0;
       for (std::size_t i = 0; i + 1 < c.document_starts.size(); ++i)
         longest = std::max(longest, c.document_starts[i + 1] - c.document_starts[i]);
-      const double fp32 = sums_of(c.shape.head_dim + longest), rounding = type == at::kBFloat16 ? unit_roundoff(type) : 0;
-      expect_close(gpu.out, host.out, at::full({}, host.out.abs().max().item<double>() * (fp32 + 3 * rounding)), name + " out");
-      expect_close(gpu_d_qkv, d_qkv, at::full({}, d_qkv.abs().max().item<double>() * (2 * fp32 + 8 * rounding)), name + " d_qkv");
+      const double fp32 = sums_of(c.shape.head_dim + longest),
+                   rounding = type == at::kBFloat16 ? unit_roundoff(type) : 0;
+      expect_close(gpu.out, host.out, at::full({}, host.out.abs().max().item<double>() * (fp32 + 3 * rounding)),
+                   name + " out");
+      expect_close(gpu_d_qkv, d_qkv, at::full({}, d_qkv.abs().max().item<double>() * (2 * fp32 + 8 * rounding)),
+                   name + " d_qkv");
       for (int i = 0; i < 3; ++i) {
-        EXPECT_TRUE(at::equal(attention(qkv.to(kGpu), c.document_starts, c.shape).out, gpu.out)) << name << " does not repeat";
-        EXPECT_TRUE(at::equal(attention_backward(d_out.to(kGpu), qkv.to(kGpu), gpu, c.document_starts, c.shape), gpu_d_qkv))
+        EXPECT_TRUE(at::equal(attention(qkv.to(kGpu), c.document_starts, c.shape).out, gpu.out))
+            << name << " does not repeat";
+        EXPECT_TRUE(
+            at::equal(attention_backward(d_out.to(kGpu), qkv.to(kGpu), gpu, c.document_starts, c.shape), gpu_d_qkv))
             << name << " backward does not repeat";
       }
     }

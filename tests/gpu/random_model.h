@@ -54,7 +54,9 @@ class RandomModel : public WeightSource {
   }
 
  private:
-  void add(const std::string& name, std::vector<std::int64_t> shape) { infos_.push_back({name, "F32", std::move(shape)}); }
+  void add(const std::string& name, std::vector<std::int64_t> shape) {
+    infos_.push_back({name, "F32", std::move(shape)});
+  }
 
   at::Tensor pool_;
   std::vector<TensorInfo> infos_;

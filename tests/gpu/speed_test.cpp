@@ -1,4 +1,5 @@
 // A 7 B model's LoRA step with random weights: does it fit, how fast is it?
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
 
@@ -47,60 +48,83 @@ PackedBatch batch_of(std::int64_t tokens) {
   return batch;
 }
 
-class GpuSpeed : public GpuTest {};
-
-TEST_F(GpuSpeed, LoraStepOfLlama2With7B) {
-  ModelConfig config = llama_2_7b();
-  const AdapterOptions adapter{.lora_r = 16, .lora_alpha = 32};
-  std::size_t free = 0, total = 0;
-  ASSERT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
-  const std::int64_t room = static_cast<std::int64_t>(free) - (std::int64_t{6} << 30);
-
-  // the most tokens that fit without recomputation, whole documents; a smaller card takes fewer layers
-  const auto bytes = [&](std::int64_t tokens) {
-    const std::int64_t layer = 2 * weights_of_layer(config) + tokens * tape_bytes_per_token(config, adapter, 2);
-    return config.num_hidden_layers * layer + 4 * config.vocab_size * config.hidden_size + tokens * 200'000;
-  };
-  std::int64_t tokens = 16384;
-  while (tokens > kDocument && bytes(tokens) > room) tokens /= 2;
-  while (config.num_hidden_layers > 1 && bytes(tokens) > room) --config.num_hidden_layers;
-
-  const DecoderOptions options{.dtype = Dtype::bf16, .device = "cuda:0", .adapter = adapter};
-  Decoder decoder(config, RandomModel(config, 0.02), options);
-  const TrainOptions train{.learning_rate = 1e-4, .lr_scheduler_type = Scheduler::constant};
-  const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder.trained(), train);
-  const std::vector<PackedBatch> batch = {batch_of(tokens)};
-  constexpr int kWarmUp = 2, kSteps = 4;
-  double first = 0, last = 0, seconds = 0;
-  for (int step = 0; step < kWarmUp + kSteps; ++step) {
-    c10::cuda::device_synchronize();
-    const auto start = std::chrono::steady_clock::now();
-    const std::optional<StepOutcome> outcome = optimizer_step(decoder, *optimizer, batch, train, step, kWarmUp + kSteps);
-    c10::cuda::device_synchronize();
-    ASSERT_TRUE(outcome.has_value());
-    if (step == 0) first = outcome->loss;
-    if (step >= kWarmUp) seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    last = outcome->loss;
-  }
-  // near ln(vocabulary) for random weights, then lower
-  EXPECT_NEAR(first, std::log(32000.0), 2.0);
-  EXPECT_LT(last, first);
-
-  // 2 N forwards, 2 N for the inputs' gradients, 6 an adapter's parameter; attention 3 x 2 S d a layer, half the square.
-  // Recomputation would not count, and there is none.
-  const double products = static_cast<double>(config.num_hidden_layers * weights_of_layer(config) +
-                                              config.vocab_size * config.hidden_size);
-  double adapters = 0;
-  for (const Parameter& parameter : decoder.trained()) adapters += static_cast<double>(parameter.master.numel());
-  const double attention = 6.0 * kDocument * static_cast<double>(config.hidden_size * config.num_hidden_layers);
-  const double rate = kSteps * static_cast<double>(tokens) / seconds;
-  const double flops = rate * (4 * products + 6 * adapters + attention);
-  constexpr double kHopperPeak = 989e12;  // dense bf16 of H100 and H200
-  figures_ = fmt::format("{} layers, {} tokens a step: {:.0f} tokens/s, {:.0f} TFLOP/s, MFU {:.1f} % of 989, peak {:.1f} GiB on {}",
-                         config.num_hidden_layers, tokens, rate, flops / 1e12, 100 * flops / kHopperPeak,
-                         static_cast<double>(peak_memory_bytes("cuda:0")) / (1 << 30), device_name("cuda:0"));
-  std::printf("%s\n", figures_.c_str());
+// Dense bf16, operations a second; 0: not known.
+double peak_of(const std::string& name) {
+  constexpr std::pair<const char*, double> kPeaks[] = {
+      {"H200", 989e12}, {"H100", 989e12}, {"A100", 312e12}, {"L40S", 362e12}, {"RTX 4090", 165e12}};
+  for (const auto& [part, peak] : kPeaks)
+    if (name.find(part) != std::string::npos) return peak;
+  return 0;
 }
+
+class GpuSpeed : public GpuTest {
+ protected:
+  /// Steps of at most `tokens` tokens; without recomputation fewer where they do not fit. Then fewer layers.
+  void measure(std::int64_t tokens, bool checkpointing) {
+    auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(at::kCUDA));
+    ASSERT_NE(allocator, nullptr);
+    const at::Tensor first_use = at::empty({1}, kGpu);
+    allocator->emptyCache();
+    allocator->resetPeakStats(0);
+
+    ModelConfig config = llama_2_7b();
+    const AdapterOptions adapter{.lora_r = 16, .lora_alpha = 32};
+    std::size_t free = 0, total = 0;
+    ASSERT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+    const std::int64_t room = static_cast<std::int64_t>(free) - (std::int64_t{checkpointing ? 2 : 6} << 30);
+    const auto bytes = [&](std::int64_t count) {
+      const std::int64_t tape = count * tape_bytes_per_token(config, adapter, 2);
+      const std::int64_t kept = checkpointing ? 2 * count * config.hidden_size : tape;
+      const std::int64_t layers = config.num_hidden_layers * (2 * weights_of_layer(config) + kept);
+      return layers + (checkpointing ? tape : 0) + 4 * config.vocab_size * config.hidden_size + count * 200'000;
+    };
+    while (!checkpointing && tokens > kDocument && bytes(tokens) > room) tokens /= 2;
+    while (config.num_hidden_layers > 1 && bytes(tokens) > room) --config.num_hidden_layers;
+
+    DecoderOptions options{.dtype = Dtype::bf16, .device = "cuda:0", .adapter = adapter};
+    options.gradient_checkpointing = checkpointing;
+    Decoder decoder(config, RandomModel(config, 0.02), options);
+    const TrainOptions train{.learning_rate = 1e-4, .lr_scheduler_type = Scheduler::constant};
+    const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder.trained(), train);
+    const std::vector<PackedBatch> batch = {batch_of(tokens)};
+    constexpr int kWarmUp = 2, kSteps = 4;
+    double first = 0, last = 0, seconds = 0;
+    for (int step = 0; step < kWarmUp + kSteps; ++step) {
+      c10::cuda::device_synchronize();
+      const auto start = std::chrono::steady_clock::now();
+      const auto outcome = optimizer_step(decoder, *optimizer, batch, train, step, kWarmUp + kSteps);
+      c10::cuda::device_synchronize();
+      ASSERT_TRUE(outcome.has_value());
+      if (step == 0) first = outcome->loss;
+      if (step >= kWarmUp) seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      last = outcome->loss;
+    }
+    // near ln(vocabulary) for random weights, then lower
+    EXPECT_NEAR(first, std::log(32000.0), 2.0);
+    EXPECT_LT(last, first);
+
+    // 2 N forwards, 2 N for the inputs' gradients, 6 an adapter's parameter; attention 3 x 2 S d a layer, half the
+    // square. What is computed a second time does not count.
+    const double products = static_cast<double>(config.num_hidden_layers * weights_of_layer(config) +
+                                                config.vocab_size * config.hidden_size);
+    double adapters = 0;
+    for (const Parameter& parameter : decoder.trained()) adapters += static_cast<double>(parameter.master.numel());
+    const double attention = 6.0 * kDocument * static_cast<double>(config.hidden_size * config.num_hidden_layers);
+    const double rate = kSteps * static_cast<double>(tokens) / seconds;
+    const double flops = rate * (4 * products + 6 * adapters + attention);
+    const std::string name = device_name("cuda:0");
+    const double peak = peak_of(name);
+    const std::string share = peak > 0 ? fmt::format(" (MFU {:.1f} % of {:.0f})", 100 * flops / peak, peak / 1e12) : "";
+    const double memory = static_cast<double>(peak_memory_bytes("cuda:0")) / (1 << 30);
+    figures_ = fmt::format("{} layers, {} tokens a step: {:.0f} tokens/s, {:.0f} TFLOP/s{}, peak memory {:.1f} GiB, {}",
+                           config.num_hidden_layers, tokens, rate, flops / 1e12, share, memory, name);
+    std::printf("%s\n", figures_.c_str());
+  }
+};
+
+TEST_F(GpuSpeed, LoraStepOfLlama2With7B) { measure(8 * kDocument, false); }
+
+TEST_F(GpuSpeed, RecomputingLoraStepOfLlama2With7B) { measure(4 * kDocument, true); }
 
 }  // namespace
 }  // namespace tune

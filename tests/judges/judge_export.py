@@ -16,6 +16,7 @@ from tune_program import QUICKSTART, probe, recipe_for, shown_rows, tune, write_
 LOGITS = 1e-4
 KL = {"f32": 1e-6, "f16": 1e-5, "q8_0": 1e-3}  # nats a token
 # llama.cpp ignores Mistral's window, so GGUF is judged on texts shorter than the window, or on Llama.
+TOKENS = 40  # llama.cpp takes a request a token
 MODELS = ["llama-mha", "llama-gqa-tied", "mistral-window-deep"]
 
 
@@ -33,9 +34,8 @@ class Run:
         self.recipe = write_recipe(root / "recipe.yaml", recipe)
         tune("run", "--recipe", self.recipe)
         self.rows = shown_rows(self.recipe)
-        self.ids = max((row["ids"] for row in self.rows), key=len)
-        if name.startswith("mistral"):
-            self.ids = self.ids[:20]
+        longest = max((row["ids"] for row in self.rows), key=len)
+        self.ids = longest[: 20 if name.startswith("mistral") else TOKENS]
 
     def file(self, name):
         path = self.output / "export" / name
@@ -99,7 +99,7 @@ def test_full_fine_tuning_loads_in_transformers(tiny, rng, tmp_path):
     )
     path = write_recipe(tmp_path / "recipe.yaml", recipe)
     tune("run", "--recipe", path)
-    ids = shown_rows(path)[0]["ids"]
+    ids = shown_rows(path)[0]["ids"][:TOKENS]
     final = tmp_path / "run" / "final"
     request = {"model": str(final), "batches": [[{"ids": ids, "trained": [1] * len(ids)}]], "backward": False}
     ours = probe(request, tmp_path / "ours.safetensors")["logits.0"]

@@ -15,7 +15,7 @@ class LlamaCpp:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(model)
         parameters.n_ctx, parameters.n_parallel, parameters.warmup = 512, 1, False
-        parameters.cpuparams.n_threads = 2
+        parameters.cpuparams.n_threads = 1  # more would wait for each other, spinning, in models this small
         # nothing is rounded but what the file itself rounds
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

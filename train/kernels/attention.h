@@ -17,7 +17,7 @@ struct AttentionShape {
 ///   qkv              [tokens, (query_heads + 2 * kv_heads) * head_dim]  bf16 or fp32, rotated already
 ///   document_starts  first token of each document, then the number of tokens (on the host)
 ///   out              [tokens, query_heads * head_dim], dtype of qkv
-///   log_sum_exp      [query_heads, tokens] fp32, what the backward needs
+///   log_sum_exp      [query_heads, tokens] fp32, what the backward needs; in fp32 on CUDA in the kernel's own layout
 /// Memory: O(tokens), never a [tokens, tokens] tensor.
 struct AttentionResult {
   at::Tensor out, log_sum_exp;

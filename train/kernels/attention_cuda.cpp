@@ -31,7 +31,8 @@ const Documents& documents_on(const at::Device& device, const std::vector<std::i
   std::vector<std::int32_t> starts(document_starts);
   starts.erase(std::unique(starts.begin(), starts.end()), starts.end());
   std::int64_t longest = 0;
-  for (std::size_t i = 0; i + 1 < starts.size(); ++i) longest = std::max<std::int64_t>(longest, starts[i + 1] - starts[i]);
+  for (std::size_t i = 0; i + 1 < starts.size(); ++i)
+    longest = std::max<std::int64_t>(longest, starts[i + 1] - starts[i]);
   last = {document_starts, upload(starts, device), longest};
   return last;
 }
@@ -40,8 +41,10 @@ const Documents& documents_on(const at::Device& device, const std::vector<std::i
 // elsewhere the switch would also fill every empty tensor and refuse cuBLAS without a workspace setting.
 class Deterministic {
  public:
-  Deterministic() : before_(context().deterministicAlgorithms()), warn_only_(context().deterministicAlgorithmsWarnOnly()),
-                    fill_(context().deterministicFillUninitializedMemory()) {
+  Deterministic()
+      : before_(context().deterministicAlgorithms()),
+        warn_only_(context().deterministicAlgorithmsWarnOnly()),
+        fill_(context().deterministicFillUninitializedMemory()) {
     context().setDeterministicAlgorithms(true, false);
     context().setDeterministicFillUninitializedMemory(false);
   }
@@ -127,9 +130,11 @@ AttentionResult attention(const at::Tensor& qkv, const std::vector<std::int32_t>
         /*return_debug_mask=*/false, scale_of(shape), window.left, window.right);
     return {unpadded(out, shape.head_dim), log_sum_exp};
   }
-  const auto [out, log_sum_exp, seed, offset, longest_q, longest_k] = at::_efficient_attention_forward(
-      heads.q.unsqueeze(0), repeated(heads.k, shape), repeated(heads.v, shape), /*bias=*/{}, starts, starts, longest, longest,
-      /*dropout_p=*/0.0, kCausal, /*compute_log_sumexp=*/true, scale_of(shape), /*seqlen_k=*/{}, efficient_window(shape));
+  const auto [out, log_sum_exp, seed, offset, longest_q, longest_k] =
+      at::_efficient_attention_forward(heads.q.unsqueeze(0), repeated(heads.k, shape), repeated(heads.v, shape),
+                                       /*bias=*/{}, starts, starts, longest, longest,
+                                       /*dropout_p=*/0.0, kCausal, /*compute_log_sumexp=*/true, scale_of(shape),
+                                       /*seqlen_k=*/{}, efficient_window(shape));
   return {unpadded(out.squeeze(0), shape.head_dim), log_sum_exp};
 }
 

@@ -63,14 +63,14 @@ inline __device__ float block_sum(float value) {
   return block_reduce(value, 0.0f, [](float a, float b) { return a + b; });
 }
 
-/// Calls f(Pack{}) for the element type of x: 16-byte packs where they divide `columns`, else single values. The rows of
-/// x then start on whole packs, because the allocator's blocks do.
+/// Calls f(Pack{}) for the element type of x: 16-byte packs where they divide `columns`, else single values. The rows
+/// of x then start on whole packs, because the allocator's blocks do.
 template <typename F>
 void for_pack(const at::Tensor& x, std::int64_t columns, F&& f) {
   const bool aligned = reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16 == 0;
   if (x.scalar_type() == at::kFloat) return aligned && columns % 4 == 0 ? f(Pack<float, 4>{}) : f(Pack<float, 1>{});
   TORCH_CHECK(x.scalar_type() == at::kBFloat16, x.scalar_type(), "; bf16 and fp32 are supported");
-  aligned && columns % 8 == 0 ? f(Pack<c10::BFloat16, 8>{}) : f(Pack<c10::BFloat16, 1>{});
+  return aligned && columns % 8 == 0 ? f(Pack<c10::BFloat16, 8>{}) : f(Pack<c10::BFloat16, 1>{});
 }
 
 /// Where the work of one operation goes: the tensor's device and that device's current stream.

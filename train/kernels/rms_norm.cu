@@ -94,7 +94,9 @@ __global__ void add_slabs(const float* slabs, float* d_weight, int count, int hi
   d_weight[j] += sum;
 }
 
-int blocks_for(std::int64_t items, std::int64_t per_block) { return static_cast<int>((items + per_block - 1) / per_block); }
+int blocks_for(std::int64_t items, std::int64_t per_block) {
+  return static_cast<int>((items + per_block - 1) / per_block);
+}
 
 RmsNormResult run_forward(const at::Tensor& x, const at::Tensor* delta, const at::Tensor& weight, double eps) {
   const Launch launch(x);
@@ -137,7 +139,8 @@ void rms_norm_backward_add_(at::Tensor& dx, const at::Tensor& dy, const at::Tens
     const at::Tensor sums = at::empty({slabs, hidden}, d_weight.options());
     const dim3 grid(slabs, blocks_for(hidden, kThreads * P::width));
     d_weight_of_slab<P><<<grid, kThreads, 0, launch>>>(dy.const_data_ptr<T>(), x.const_data_ptr<T>(),
-                                                       inv_rms.const_data_ptr<float>(), sums.data_ptr<float>(), rows, hidden);
+                                                       inv_rms.const_data_ptr<float>(), sums.data_ptr<float>(), rows,
+                                                       hidden);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     add_slabs<<<blocks_for(hidden, kThreads), kThreads, 0, launch>>>(sums.const_data_ptr<float>(),
                                                                      d_weight.data_ptr<float>(), slabs, hidden);

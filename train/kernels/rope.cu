@@ -27,8 +27,8 @@ __global__ void rotate(T* x, std::int64_t row_stride, int heads, int half, const
 
 }  // namespace
 
-void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const at::Tensor& positions, const RopeTable& table,
-           bool inverse) {
+void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const at::Tensor& positions,
+           const RopeTable& table, bool inverse) {
   const Launch launch(x);
   if (x.size(0) == 0) return;
   const std::int64_t half = head_dim / 2;
@@ -37,10 +37,9 @@ void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const at::T
   for_pack(x, unit, [&](auto pack) {
     using P = decltype(pack);
     using T = typename P::Element;
-    rotate<P><<<x.size(0), kThreads, 0, launch>>>(x.data_ptr<T>(), x.stride(0), heads, half,
-                                                  positions.const_data_ptr<std::int32_t>(),
-                                                  table.cosine.const_data_ptr<float>(), table.sine.const_data_ptr<float>(),
-                                                  inverse ? -1.0f : 1.0f);
+    rotate<P><<<x.size(0), kThreads, 0, launch>>>(
+        x.data_ptr<T>(), x.stride(0), heads, half, positions.const_data_ptr<std::int32_t>(),
+        table.cosine.const_data_ptr<float>(), table.sine.const_data_ptr<float>(), inverse ? -1.0f : 1.0f);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }
