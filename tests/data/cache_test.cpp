@@ -186,14 +186,14 @@ TEST_F(Dataset, IsTokenisedOnce) {
 }
 
 TEST_F(Dataset, IsTokenisedAgainWhenAnythingChangesThatMatters) {
-  add("a.jsonl", pair("Hi", "Ho"));
+  add("a.jsonl", pair("Hi", "Ho") + pair("A", "B"));
   std::size_t files = 0;
   const auto expect_new = [&](const char* what) {
     tokens();
     EXPECT_EQ(cache_files().size(), ++files) << what;
   };
   expect_new("first");
-  file("a.jsonl", pair("Hi", "Ha"));
+  file("a.jsonl", pair("Hi", "Ha") + pair("A", "B"));
   expect_new("data");
   data_.max_length = 7;
   expect_new("max_length");
