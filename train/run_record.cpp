@@ -7,11 +7,13 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/hash.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/writer.h"
+#include "revision.h"
 #include "train/device.h"
 #include "train/kernels/matmul.h"
 
@@ -29,6 +31,36 @@ Recipe without_harmless_keys(Recipe recipe) {
   recipe.output_dir.clear();
   recipe.data.cache_dir.clear();
   return recipe;
+}
+
+// "train.seed" -> "42" of a written recipe; what lies deeper than two levels belongs to its second.
+std::map<std::string, std::string> flat(const std::string& written) {
+  std::map<std::string, std::string> keys;
+  std::istringstream lines(written);
+  std::string section, key;
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t depth = line.find_first_not_of(' '), colon = line.find(':');
+    if (depth > 2) {
+      keys[key] += line.substr(depth - 1);
+      continue;
+    }
+    const std::string name = line.substr(depth, colon - depth);
+    if (depth == 0) section = name;
+    key = depth == 0 ? name : section + "." + name;
+    keys[key] = colon + 2 < line.size() ? line.substr(colon + 2) : "";
+  }
+  return keys;
+}
+
+std::string differing_keys(const std::string& now, const std::string& then) {
+  const std::map<std::string, std::string> after = flat(now), before = flat(then);
+  std::vector<std::string> differences;
+  for (const auto& [key, value] : after)
+    if (const auto old = before.find(key); old == before.end())
+      differences.push_back(fmt::format("{} is {} now", key, value));
+    else if (old->second != value)
+      differences.push_back(fmt::format("{} is {} now, {} in the checkpoint", key, value, old->second));
+  return fmt::format("{}", fmt::join(differences, "; "));
 }
 
 // Rows as the model sees them: stronger than a hash of the files, blind to how they are stored.
@@ -75,20 +107,24 @@ std::string host_name() {
 
 RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan)
     : file_(std::filesystem::path(recipe.output_dir) / "run.json") {
-  facts_ = {{"recipe", xxh3_128(write_recipe(without_harmless_keys(recipe)))},
+  facts_ = {{"recipe", write_recipe(without_harmless_keys(recipe))},
             {"data", hash_of(*inputs.train_rows)},
             {"model", hash_of(inputs.base)},
             {"threads", std::to_string(at::get_num_threads())},
             {"fp32_matmul", fp32_matmul_library()},
             {"libtorch", TORCH_VERSION}};
-  const Json head = {{"host", host_name()},
+  Json facts = facts_;
+  facts["recipe"] = xxh3_128(facts_["recipe"]);
+  const Json head = {{"tune", kRevision},
+                     {"host", host_name()},
                      {"device", device_name(chosen_device(recipe.train.device))},
                      {"base_model", recipe.model.base_model},
-                     {"facts", facts_},
+                     {"facts", facts},
                      {"plan", as_json(plan)}};
   head_ = head.dump();
-  write("{}");
 }
+
+void RunRecord::begin() const { write("{}"); }
 
 std::map<std::string, std::string> RunRecord::facts() const {
   std::map<std::string, std::string> facts = facts_;
@@ -101,7 +137,9 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
   for (const auto& [key, value] : facts_) {
     const auto stored = facts.find(key);
     if (stored == facts.end() || stored->second == value) continue;
-    const std::string difference = fmt::format("{} is {} now, {} in the checkpoint", key, value, stored->second);
+    const std::string difference = key == "recipe"
+                                       ? differing_keys(value, stored->second)
+                                       : fmt::format("{} is {} now, {} in the checkpoint", key, value, stored->second);
     if (key == "recipe" || key == "data" || key == "model")
       throw Error{key == "recipe" ? Fault::recipe : Fault::data,
                   {checkpoint.string()},

@@ -14,13 +14,16 @@ namespace tune {
 /// What was run on what: run.json, and the facts that a checkpoint carries so that a resumed run is the same run.
 class RunRecord {
  public:
-  /// Hashes recipe, data and base model; writes run.json into recipe.output_dir.
+  /// Hashes data and base model.
   RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan);
+
+  /// run.json into recipe.output_dir, without totals.
+  void begin() const;
 
   /// For a checkpoint; `before` and `answers_before` travel along.
   std::map<std::string, std::string> facts() const;
 
-  /// Error{Fault::recipe} or {Fault::data} naming what differs from the checkpoint and both hashes; a warning on stderr
+  /// Error{Fault::recipe} or {Fault::data} naming what differs from the checkpoint, before and now; a warning on stderr
   /// where only the last bits may differ (threads, library of the products). Takes `before` and `answers_before` over.
   void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
 

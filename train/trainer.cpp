@@ -106,10 +106,12 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
       loader_(*inputs_.train_rows, recipe.data, recipe.train),
       plan_(make_plan(recipe, inputs_.base.config, &loader_)),
       record_(recipe, inputs_, plan_) {
-  write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   decoder_ = load_decoder(inputs_.base, decoder_options(recipe_, true));
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   restore(resume);
+  // Not before the checkpoint was found to belong to this recipe.
+  write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
+  record_.begin();
   reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, plan_.steps);
   reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {} on {}", plan_.steps,
                              plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6, plan_.parameters / 1e6,

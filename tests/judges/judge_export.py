@@ -3,11 +3,12 @@
 import json
 import random
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
 from conftest import SEED
 from llama_cpp import LlamaCpp, divergence
@@ -17,7 +18,7 @@ LOGITS = 1e-4
 KL = {"f32": 1e-6, "f16": 1e-5, "q8_0": 1e-3}  # nats a token
 # llama.cpp ignores Mistral's window, so GGUF is judged on texts shorter than the window, or on Llama.
 TOKENS = 40  # llama.cpp takes a request a token
-MODELS = ["llama-mha", "llama-gqa-tied", "mistral-window-deep"]
+MODELS = {"llama-mha": {}, "llama-gqa-tied": {}, "mistral-window": {"sliding_window": 20}}
 
 
 class Run:
@@ -35,7 +36,7 @@ class Run:
         tune("run", "--recipe", self.recipe)
         self.rows = shown_rows(self.recipe)
         longest = max((row["ids"] for row in self.rows), key=len)
-        self.ids = longest[: 20 if name.startswith("mistral") else TOKENS]
+        self.ids = longest[: MODELS[name].get("sliding_window", TOKENS)]
 
     def file(self, name):
         path = self.output / "export" / name
@@ -58,9 +59,9 @@ def logits_of(model, ids):
         return model(input_ids=torch.tensor(ids)[None]).logits[0]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=list(MODELS))
 def run(request, tiny, tmp_path_factory):
-    return Run(request.param, tiny(request.param), random.Random(SEED), tmp_path_factory.mktemp("export"))
+    return Run(request.param, tiny(request.param, **MODELS[request.param]), random.Random(SEED), tmp_path_factory.mktemp("export"))
 
 
 def test_peft_applies_the_adapter(run, tmp_path):
@@ -84,7 +85,8 @@ def test_transformers_loads_the_merged_model(run, tmp_path):
 
 
 def test_the_merged_folder_tokenizes_as_it_was_trained(run):
-    tokenizer = AutoTokenizer.from_pretrained(run.file("hf"))
+    # The class that the folder names: AutoTokenizer makes another one of a Mistral folder without a tokenizer.json.
+    tokenizer = LlamaTokenizer.from_pretrained(run.file("hf"))
     conversations = [json.loads(line)["messages"] for line in open(run.output.parent / "rows.jsonl", encoding="utf-8")]
     for messages, row in zip(conversations, run.rows):
         text = tokenizer.apply_chat_template(messages, tokenize=False)
@@ -107,6 +109,14 @@ def test_full_fine_tuning_loads_in_transformers(tiny, rng, tmp_path):
     assert (ours - logits_of(model, ids)).abs().max() <= LOGITS
     judge = LlamaCpp(tmp_path / "run" / "export" / "model-f32.gguf")
     assert divergence(torch.log_softmax(ours.double(), -1)[:-1].numpy(), judge.log_probabilities(ids)) <= KL["f32"]
+
+
+def test_q8_0_is_rounded_as_llama_cpp_rounds(run):
+    merged, quantized = ({t.name: t for t in gguf.GGUFReader(run.file(f"model-{quant}.gguf")).tensors} for quant in ("f32", "q8_0"))
+    kinds = {tensor.tensor_type for tensor in quantized.values()}
+    assert kinds == {gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32}
+    for name, tensor in quantized.items():
+        assert np.array_equal(tensor.data, gguf.quants.quantize(merged[name].data, tensor.tensor_type)), name
 
 
 @pytest.mark.parametrize("quant", list(KL))

@@ -41,7 +41,10 @@ class LlamaCpp:
 
 
 def divergence(ours, theirs):
-    """Mean Kullback-Leibler divergence a token of `theirs` from `ours`, both log p [tokens, vocab]."""
+    """Mean Kullback-Leibler divergence a token of `theirs` from `ours`, both log p [tokens, vocab], over what is known of
+    theirs. Both are made to sum to one first: llama.cpp adds up its probabilities in fp32, which is off by 1e-6."""
     known = ~np.isnan(theirs)
     assert known.mean() > 0.99, "too few tokens are known to judge"
-    return np.where(known, np.exp(ours) * (ours - np.nan_to_num(theirs)), 0.0).sum(axis=1).mean()
+    ours, theirs = (np.where(known, values, -np.inf) for values in (ours, theirs))
+    ours, theirs = (values - np.logaddexp.reduce(values, axis=1, keepdims=True) for values in (ours, theirs))
+    return (np.exp(ours) * np.subtract(ours, theirs, where=known, out=np.zeros_like(ours))).sum(axis=1).mean()

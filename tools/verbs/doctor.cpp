@@ -138,7 +138,7 @@ std::string describe(const GraphicsDriver& driver) {
 Finding graphics() {
   constexpr int kOldest = 80;  // Ampere: the first with bf16 in hardware, and what the kernels are compiled for
   const std::optional<GraphicsDriver> driver = find_graphics_driver();
-  const std::string built = at::hasCUDA() ? "built with CUDA" : "built without CUDA";
+  const std::string built = at::globalContext().hasCUDART() ? "built with CUDA" : "built without CUDA";
   if (!driver)
     return {Verdict::advice, "GPU", built + ", no NVIDIA driver",
             "training runs on the processor; for a GPU install NVIDIA's driver (libcuda.so.1)"};
@@ -147,7 +147,7 @@ Finding graphics() {
                                    [](const GraphicsCard& card) { return card.capability < kOldest; });
   if (driver->cards.empty())
     finding.remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES";
-  else if (!at::hasCUDA())
+  else if (!at::globalContext().hasCUDART())
     finding.remedy = "install the CUDA toolkit (nvcc) and build again with -DTUNE_CUDA=ON to use it";
   else if (too_old)
     finding.remedy = "cards before compute capability 8.0 are not supported; choose another with CUDA_VISIBLE_DEVICES";

@@ -2,12 +2,13 @@
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
 
+#include "revision.h"
 #include "tools/verbs/verbs.h"
 
 namespace tune {
 
 int print_version() {
-  fmt::print("tune {}\nLibTorch {}\nCUDA {}\n", TUNE_VERSION, TORCH_VERSION, at::hasCUDA() ? "yes" : "no");
+  fmt::print("tune {} ({})\nLibTorch {}\nCUDA {}\n", TUNE_VERSION, kRevision, TORCH_VERSION, at::globalContext().hasCUDART() ? "yes" : "no");
   return 0;
 }
 

@@ -1,4 +1,4 @@
-"""Fixtures of all judges. A failing run is repeated with the seed that it prints: TUNE_SEED=..."""
+"""Fixtures of judges and faults. A failing run is repeated with the seed that it prints: TUNE_SEED=..."""
 
 import os
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "judges"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

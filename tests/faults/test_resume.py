@@ -1,0 +1,211 @@
+"""A run that is killed, stopped or damaged, and goes on, ends in the same bits as one that was never touched."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import SEED
+from tune_program import BINARY, recipe_for, tune, write_chats, write_recipe
+
+STEPS, SAVE_STEPS, LIMIT = 30, 4, 2
+KILLS = 20  # at least
+CLOCKS = ("time", "tokens_per_s", "peak_memory")  # what differs between two equal runs
+METHODS = {
+    "lora": dict(adapter={"type": "lora", "lora_dropout": 0.1}, train={"precision": "bf16", "per_device_train_batch_size": 2}),
+    "full": dict(adapter={"type": "none"}, train={"lr_scheduler_type": "cosine", "warmup_steps": 3}),
+}
+
+
+class Job:
+    """One recipe, run into as many output folders as a test likes."""
+
+    def __init__(self, model, root, rng, method):
+        self.root, self.method = root, method
+        rows, evaluation = write_chats(root / "rows.jsonl", rng, 40), write_chats(root / "eval.jsonl", rng, 4)
+        sections = {name: dict(values) for name, values in METHODS[method].items()}
+        sections["train"]["max_steps"] = STEPS
+        recipe = recipe_for(
+            model, rows, root / "unset", evaluation, **sections, data={"packing": True}, eval={"eval_steps": 7},
+            save={"save_steps": SAVE_STEPS, "save_total_limit": LIMIT},
+        )  # fmt: skip
+        self.recipe = write_recipe(root / "recipe.yaml", recipe)
+        self.whole = root / "whole"
+        begin = time.monotonic()
+        tune(*self.arguments(self.whole))
+        self.seconds = time.monotonic() - begin
+
+    def arguments(self, output):
+        return ["run", "--recipe", str(self.recipe), "--set", f"output_dir={output}"]
+
+    def start(self, output):
+        return subprocess.Popen(
+            [BINARY, *self.arguments(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def result(self, output):
+        """Everything that has to be equal: weights, the last checkpoint with its optimizer, metrics."""
+        files = {path.name: path.read_bytes() for path in (output / "final").iterdir()}
+        newest = output / f"checkpoint-{STEPS}"
+        state = {path.name: path.read_bytes() for path in newest.iterdir() if path.suffix == ".safetensors"}
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        return files, state, [{key: line[key] for key in line if key not in CLOCKS} for line in lines]
+
+    def expect_whole(self, output):
+        for mine, whole in zip(self.result(output), self.result(self.whole)):
+            assert mine == whole
+
+
+@pytest.fixture(scope="module", params=list(METHODS))
+def job(request, tiny, tmp_path_factory):
+    return Job(tiny("llama-gqa"), tmp_path_factory.mktemp(request.param), random.Random(SEED), request.param)
+
+
+def checkpoints(output):
+    return sorted((path for path in output.glob("checkpoint-*")), key=lambda path: int(path.name.split("-")[1]))
+
+
+def wait_for_step(process, output, step):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        path = output / "metrics.jsonl"
+        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"):
+            return
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[1]
+
+
+def test_two_runs_are_equal(job):
+    output = job.root / "twice"
+    tune(*job.arguments(output))
+    job.expect_whole(output)
+
+
+def test_kills_leave_no_trace(job, rng):
+    kills, runs = 0, 0
+    while kills < KILLS // len(METHODS) + 1:
+        output = job.root / f"killed-{runs}"
+        runs += 1
+        newest = 0
+        while True:
+            process = job.start(output)
+            try:
+                error = process.communicate(timeout=rng.uniform(0.2, 1.0) * job.seconds)[1]
+                assert process.returncode == 0, error
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                kills += 1
+            steps = [int(path.name.split("-")[1]) for path in checkpoints(output)]
+            assert len(steps) <= LIMIT + 1  # the oldest goes after the newest is there
+            assert max(steps, default=0) >= newest, "a checkpoint was lost"
+            newest = max(steps, default=0)
+            for path in checkpoints(output):
+                tune("inspect", path)
+        job.expect_whole(output)
+        shutil.rmtree(output)
+    print(f"{kills} kills in {runs} runs")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_ends_in_a_checkpoint(job, name):
+    output = job.root / name
+    process = job.start(output)
+    wait_for_step(process, output, 5)
+    process.send_signal(getattr(signal, name))
+    begin = time.monotonic()
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, error
+    assert time.monotonic() - begin < 5
+    assert "the same command goes on from there" in error
+    assert int(checkpoints(output)[-1].name.split("-")[1]) >= 5
+    tune(*job.arguments(output))
+    job.expect_whole(output)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(job, rng):
+    for path in sorted((job.whole / f"checkpoint-{STEPS}").iterdir()):
+        output = job.root / f"damaged-{path.name}"
+        shutil.copytree(job.whole, output)
+        shutil.rmtree(output / "final")
+        victim = output / f"checkpoint-{STEPS}" / path.name
+        damaged = bytearray(victim.read_bytes())
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        victim.write_bytes(damaged)
+        done = tune(*job.arguments(output))
+        assert f"checkpoint-{STEPS}" in done.stderr and path.name in done.stderr, done.stderr
+        assert f"going on from {output / f'checkpoint-{STEPS - STEPS % SAVE_STEPS}'}" in done.stderr, done.stderr
+        job.expect_whole(output)
+        shutil.rmtree(output)
+
+
+def test_only_the_newest_checkpoints_are_kept(job):
+    assert [path.name for path in checkpoints(job.whole)] == [f"checkpoint-{STEPS - STEPS % SAVE_STEPS}", f"checkpoint-{STEPS}"]
+
+
+def test_a_finished_run_is_not_trained_again(job):
+    output = job.root / "finished"
+    shutil.copytree(job.whole, output)
+    assert "going on from" in tune(*job.arguments(output)).stderr
+    job.expect_whole(output)
+
+
+def test_resume_never_begins_again(job):
+    output = job.root / "never"
+    shutil.copytree(job.whole, output)
+    assert "going on from" not in tune(*job.arguments(output), "--resume", "never").stderr
+    job.expect_whole(output)
+
+
+def test_a_folder_to_resume_from_is_taken_as_told(job):
+    output = job.root / "told"
+    shutil.copytree(job.whole, output)
+    older = checkpoints(output)[0]
+    assert f"going on from {older}" in tune(*job.arguments(output), "--resume", older).stderr
+    job.expect_whole(output)
+
+
+def test_a_changed_recipe_is_not_mixed_with_the_old_one(job):
+    output = job.root / "changed"
+    shutil.copytree(job.whole, output)
+    done = tune(*job.arguments(output), "--set", "train.seed=7", expect=2)
+    assert "train.seed" in done.stderr and "--resume never" in done.stderr, done.stderr
+
+
+def test_two_runs_do_not_share_a_folder(job):
+    output = job.root / "shared"
+    process = job.start(output)
+    wait_for_step(process, output, 1)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        done = tune(*job.arguments(output), expect=2)
+        assert str(output) in done.stderr and str(process.pid) in done.stderr, done.stderr
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert process.wait(60) == 0
+    job.expect_whole(output)
+
+
+def test_a_full_disk_loses_no_checkpoint(job, tmp_path):
+    """A file system of a few MiB, mounted where the process alone sees it."""
+    one = sum(path.stat().st_size for path in (job.whole / f"checkpoint-{STEPS}").iterdir())
+    size = one * 5 // 2  # two checkpoints and a half
+    script = 'mount -t tmpfs -o size=$0 tmpfs "$1" && "${@:2}"; code=$?; cp -r "$1" "$1.kept" || exit 99; exit $code'
+    unshare = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--user", "--map-root-user"])
+    if subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    arguments = [*job.arguments(disk / "run"), "--set", "save.save_total_limit=0"]
+    done = subprocess.run([*unshare, "bash", "-c", script, str(size), disk, BINARY, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr and str(disk / "run") in done.stderr, done.stderr
+    kept = checkpoints(tmp_path / "disk.kept" / "run")
+    assert len(kept) >= 1
+    for path in kept:
+        tune("inspect", path)
