@@ -31,7 +31,7 @@ fs::path find_recipe(const std::string& name, const fs::path& installed) {
     for (const fs::path& candidate : {fs::path(name), "recipes" / fs::path(name), installed / name})
       for (const fs::path& path : {candidate, fs::path(candidate.string() + ".yaml")})
         if (fs::exists(path, unreadable) && !fs::is_directory(path, unreadable)) return path;
-  throw Error{Fault::recipe, {}, fmt::format("there is no recipe {}", in_quotes(name)), remedy_for(name, installed)};
+  throw Error{Fault::recipe, {}, fmt::format("there is no recipe \"{}\"", name), remedy_for(name, installed)};
 }
 
 std::vector<fs::path> list_recipes(const fs::path& folder) {

@@ -201,7 +201,7 @@ def test_a_full_disk_loses_no_checkpoint(job, tmp_path):
         pytest.skip("no file system can be mounted here")
     disk = tmp_path / "disk"
     disk.mkdir()
-    arguments = [*job.arguments(disk / "run"), "--set", "save.save_total_limit=0"]
+    arguments = [*job.arguments(disk / "run"), "--set", "save.save_total_limit=100"]
     done = subprocess.run([*unshare, "bash", "-c", script, str(size), disk, BINARY, *arguments], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr and str(disk / "run") in done.stderr, done.stderr

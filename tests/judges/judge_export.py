@@ -140,7 +140,8 @@ def test_the_real_smollm2_becomes_a_folder_and_a_gguf(tmp_path):
     if not file.is_file():
         pytest.skip(f"{file} is absent: ./tools/quickstart.sh fetches it")
     tune("export", "--format", "hf", "--quant", "f32", "--model", file, "--output", tmp_path / "hf")
-    tune("export", "--format", "gguf", "--quant", "f16", "--model", file, "--output", tmp_path / "f16.gguf")
+    # Not f16: there llama.cpp rounds the activations, too, which this text shows.
+    tune("export", "--format", "gguf", "--quant", "f32", "--model", file, "--output", tmp_path / "f32.gguf")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
     messages = [{"role": "user", "content": "Do I need a permit for a fence in Malmö?"}]
     ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))["input_ids"]
@@ -148,6 +149,6 @@ def test_the_real_smollm2_becomes_a_folder_and_a_gguf(tmp_path):
     want = logits_of(original, ids)
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32, attn_implementation="eager")
     assert (logits_of(exported, ids) - want).abs().max() <= LOGITS
-    theirs = LlamaCpp(tmp_path / "f16.gguf", vocab=49152, sampled=tokenizer.convert_tokens_to_ids("the")).log_probabilities(ids)
+    theirs = LlamaCpp(tmp_path / "f32.gguf", vocab=49152, sampled=tokenizer.convert_tokens_to_ids("the")).log_probabilities(ids)
     assert np.isfinite(theirs).any()
-    assert divergence(torch.log_softmax(want.double(), -1)[:-1].numpy(), theirs) <= KL["f16"]
+    assert divergence(torch.log_softmax(want.double(), -1)[:-1].numpy(), theirs) <= KL["f32"]

@@ -1,0 +1,280 @@
+"""Each mistake ends with its exit code and one message that names the place and the remedy, before anything is trained."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tune_program import recipe_for, tune, write_chats, write_recipe
+
+RECIPE, DATA = 2, 3
+
+
+class Place:
+    """A small model, rows and a recipe in a folder of their own, for a test to spoil."""
+
+    def __init__(self, tiny, root, rng):
+        self.root, self.model, self.rows = root, root / "model", root / "rows.jsonl"
+        shutil.copytree(tiny("llama-gqa"), self.model)
+        write_chats(self.rows, rng, 12)
+        self.recipe = recipe_for(self.model, self.rows, root / "run")
+
+    def line(self, number, text):
+        lines = self.rows.read_bytes().splitlines()
+        lines[number - 1] = text if isinstance(text, bytes) else text.encode()
+        self.rows.write_bytes(b"\n".join(lines) + b"\n")
+
+    def chat(self, number, *turns):
+        self.line(number, json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}))
+
+    def weights(self, change):
+        path = self.model / "model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    def config(self, **values):
+        path = self.model / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    def refused(self, code, *words, verb="run", arguments=()):
+        path = write_recipe(self.root / "recipe.yaml", self.recipe)
+        done = tune(verb, "--recipe", path, *arguments, expect=code)
+        for word in words:
+            assert str(word) in done.stderr, f"{word!r} is missing in\n{done.stderr}"
+        assert done.stderr.count("tune: ") == 1
+        assert not list(self.root.glob("run/checkpoint-*"))
+        assert done.stdout == ""
+
+
+@pytest.fixture
+def place(tiny, tmp_path, rng):
+    return Place(tiny, tmp_path, rng)
+
+
+# ---- recipes ----
+
+
+def test_a_missing_recipe(tmp_path):
+    done = tune("--recipe", tmp_path / "nothing.yaml", expect=RECIPE)
+    assert str(tmp_path / "nothing.yaml") in done.stderr and "zephyr-support" in done.stderr
+
+
+def test_ten_mistakes_at_once(place):
+    place.recipe["adapter"].update(lora_r=0, lora_rnak=3)
+    place.recipe["data"].update(chat_template="zephir", max_length="long", overflow="explode")
+    place.recipe["train"].update(learning_rate=-1, lr_scheduler_type="cosin", num_epochs=-2, precision="fp23")
+    place.recipe["sav"] = {}
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    said = tune("run", "--recipe", path, expect=RECIPE).stderr
+    lines = [line for line in said.splitlines() if f"{path}:" in line]
+    assert len(lines) == 10, said
+    for word in ["did you mean zephyr", "did you mean \"lora_r\"", "did you mean cosine", "did you mean \"save\""]:
+        assert word in said, f"{word!r} is missing in\n{said}"
+    for number, line in enumerate(path.read_text().splitlines(), 1):  # each at its own line and column
+        if "lora_rnak" in line:
+            assert f"{path}:{number}:{line.index('lora_rnak') + 1}: " in said
+
+
+def test_batch_sizes_that_do_not_divide(place):
+    place.recipe["train"].update(global_batch_size=6, per_device_train_batch_size=4)
+    place.refused(RECIPE, "global_batch_size", "recipe.yaml:")
+
+
+def test_no_gpu(place):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    place.recipe["train"]["device"] = "cuda"
+    place.refused(RECIPE, "train.device", "cpu")
+
+
+def test_an_unknown_override(place):
+    place.refused(RECIPE, "--set", "did you mean", arguments=["--set", "train.learning_rat=1"])
+
+
+# ---- data ----
+
+
+def test_a_missing_data_file(place):
+    place.recipe["data"]["datasets"][0]["path"] = str(place.root / "gone.jsonl")
+    place.refused(DATA, place.root / "gone.jsonl")
+
+
+def test_an_empty_data_set(place):
+    place.rows.write_text("")
+    place.refused(DATA, place.rows, "holds no rows")
+
+
+def test_a_row_without_an_assistant_turn(place):
+    place.chat(5, ("user", "Is anybody there?"))
+    place.refused(DATA, f"{place.rows}:5: ", "assistant")
+
+
+def test_a_row_that_is_too_long(place):
+    place.chat(6, ("user", "Hi"), ("assistant", "word " * 600))
+    place.refused(DATA, f"{place.rows}:6: ", "data.max_length", "512", "data.overflow")
+
+
+def test_invalid_utf8(place):
+    place.line(3, b'{"messages": [{"role": "user", "content": "\xff\xfe"}, {"role": "assistant", "content": "b"}]}')
+    place.refused(DATA, f"{place.rows}:3:44: ", "UTF-8")
+
+
+def test_broken_json(place):
+    place.line(7, '{"messages": [{"role": "user", "content": "a"}')
+    place.refused(DATA, f"{place.rows}:7:47: ", "JSON")
+
+
+def test_all_bad_rows_at_once(place):
+    place.line(2, "[]")
+    place.chat(4, ("user", "a"))
+    place.line(9, "{")
+    place.refused(DATA, f"{place.rows}:2: ", f"{place.rows}:4: ", f"{place.rows}:9:2: ")
+
+
+def test_an_unknown_role(place):
+    place.chat(8, ("user", "a"), ("asistant", "b"))
+    place.refused(DATA, f"{place.rows}:8: ", "asistant")
+
+
+# ---- models ----
+
+
+def test_a_missing_model(place):
+    place.recipe["model"]["base_model"] = str(place.root / "nowhere")
+    place.refused(DATA, place.root / "nowhere")
+
+
+def test_a_folder_that_is_no_model(place):
+    place.recipe["model"]["base_model"] = str(place.root)
+    place.refused(DATA, place.root, "config.json")
+
+
+def test_a_missing_tensor(place):
+    place.weights(lambda tensors: tensors.pop("model.layers.1.self_attn.k_proj.weight"))
+    place.refused(DATA, "model.layers.1.self_attn.k_proj.weight", "missing")
+
+
+def test_a_misshapen_tensor(place):
+    name = "model.layers.0.mlp.up_proj.weight"
+    place.weights(lambda tensors: tensors.update({name: tensors[name].t().contiguous()}))
+    place.refused(DATA, name, "[96, 256]", "[256, 96]")
+
+
+def test_a_surplus_tensor(place):
+    place.weights(lambda tensors: tensors.update({"model.layers.0.mlp.gate_proj.bias": torch.zeros(256)}))
+    place.refused(DATA, "model.layers.0.mlp.gate_proj.bias")
+
+
+def test_weights_that_are_not_numbers(place):
+    place.weights(lambda tensors: tensors["model.layers.1.mlp.down_proj.weight"][3, 5].fill_(torch.nan))
+    place.refused(DATA, "model.layers.1.mlp.down_proj.weight", "NaN")
+
+
+def test_a_vocabulary_that_does_not_fit(place):
+    def shrink(tensors):
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = tensors[name][:31000].contiguous()
+
+    place.weights(shrink)
+    place.config(vocab_size=31000)
+    place.refused(DATA, "31000", "32000")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_pickles(place, name):
+    """By what they hold, whatever they are called."""
+    tensors = load_file(place.model / "model.safetensors")
+    (place.model / "model.safetensors").unlink()
+    torch.save(tensors, place.model / name)
+    place.refused(DATA, place.model / name, "pickle", "safetensors")
+
+
+def test_cut_short(place, rng):
+    path = place.model / "model.safetensors"
+    whole = path.read_bytes()
+    for length in [0, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        place.refused(DATA, path, verb="plan")
+
+
+def test_a_model_we_do_not_know(place):
+    place.config(model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"])
+    place.refused(DATA, "gpt_neox", place.model)
+
+
+def test_rope_scaling_is_not_ignored(place):
+    place.config(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0})
+    place.refused(DATA, "linear", "config.json")
+
+
+# ---- while it runs ----
+
+
+def test_a_loss_that_is_no_number_stops_the_run(place):
+    """Finite weights, infinite products: the last checkpoint stays, no checkpoint holds what is not a number."""
+    place.recipe["adapter"] = {"type": "none"}
+    place.recipe["train"].update(learning_rate=9.0, max_grad_norm=1e6, max_steps=40)
+    place.recipe["save"] = {"save_steps": 1, "save_total_limit": 2}
+    place.weights(lambda tensors: tensors["model.norm.weight"].mul_(1e18))
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    said = tune("run", "--recipe", path, expect=1).stderr
+    assert "step" in said and "train.learning_rate" in said
+    for folder in (place.root / "run").glob("checkpoint-*"):
+        for file in folder.glob("*.safetensors"):
+            assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
+
+
+# ---- the other verbs ----
+
+
+def test_an_output_that_cannot_be_written(place):
+    blocked = place.root / "blocked"
+    blocked.write_text("a file")
+    place.recipe["output_dir"] = str(blocked / "run")
+    place.refused(1, blocked)
+
+
+def test_an_adapter_of_another_model(place, tiny):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    tune("run", "--recipe", path)
+    done = tune("export", "--format", "gguf", "--quant", "f16", "--model", tiny("llama-mha"), "--adapter", place.root / "run" / "final",
+                "--output", place.root / "x.gguf", expect=DATA)  # fmt: skip
+    assert "q_proj" in done.stderr or "k_proj" in done.stderr, done.stderr
+    assert not (place.root / "x.gguf").exists()
+
+
+def test_an_export_of_what_is_no_run(place):
+    done = tune("export", "--format", "hf", "--run", place.root, "--output", place.root / "hf", expect=DATA)
+    assert str(place.root) in done.stderr
+    assert not (place.root / "hf").exists()
+
+
+def test_a_recipe_that_does_not_fit(place):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    assert "global_batch" not in tune("plan", "--recipe", path, "--device-memory", "10MiB", expect=4).stderr
+    assert "GiB" in tune("plan", "--recipe", path, "--device-memory", "64GiB").stderr
+
+
+def test_flipped_bits_in_a_gguf(place, rng):
+    path = place.root / "model.gguf"
+    tune("export", "--format", "gguf", "--quant", "q8_0", "--model", place.model, "--output", path)
+    whole = path.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(4096)] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        done = tune("inspect", path, expect=None)
+        assert done.returncode in (0, DATA), done.stderr  # a flipped bit in a weight or a name is not visible
+    for length in [0, 3, 4, 23, 24, 1000, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        assert str(path) in tune("inspect", path, expect=DATA).stderr
+
+
+def test_every_recipe_is_yaml_that_others_read(place):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    tune("run", "--recipe", path)
+    resolved = yaml.safe_load((place.root / "run" / "recipe.yaml").read_text())
+    assert resolved["train"]["max_steps"] == 4 and resolved["adapter"]["lora_target_modules"] == ["all-linear"]
