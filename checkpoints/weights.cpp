@@ -25,8 +25,7 @@ void WeightSource::read_rows(std::string_view name, std::int64_t first, std::int
   const TensorInfo* info = find(name);
   TUNE_CHECK(info != nullptr && !info->shape.empty() && first >= 0 && count >= 0 && first + count <= info->shape[0],
              "rows {} to {} of {}", first, first + count, name);
-  const std::size_t row_bytes =
-      static_cast<std::size_t>(element_count(*info) / info->shape[0]) * element_bytes(dtype);
+  const std::size_t row_bytes = static_cast<std::size_t>(element_count(*info) / info->shape[0]) * element_bytes(dtype);
   TUNE_CHECK(destination.size() == static_cast<std::size_t>(count) * row_bytes, "{} bytes for {} rows of {}",
              destination.size(), count, name);
   std::vector<std::byte> whole(static_cast<std::size_t>(info->shape[0]) * row_bytes);

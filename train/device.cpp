@@ -15,7 +15,8 @@ namespace tune {
 std::string chosen_device(Device wanted) {
   const bool found = at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
   if (wanted == Device::cuda && !found)
-    throw Error{Fault::recipe, {},  // hasCUDA would say no as well where the program has CUDA and the machine no GPU
+    throw Error{Fault::recipe,
+                {},  // hasCUDA would say no as well where the program has CUDA and the machine no GPU
                 at::globalContext().hasCUDART() ? "train.device is cuda, but no GPU is visible"
                                                 : "train.device is cuda, but this program was built without CUDA",
                 "run `tune doctor` to see what is missing, or set train.device: cpu"};

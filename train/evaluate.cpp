@@ -15,7 +15,8 @@ Evaluation evaluate(Decoder& decoder, const TokenDataset& dataset, const std::ve
   constexpr std::int64_t kMaxTokens = 8192;  // a batch; keeps evaluation's memory below training's
   for (const SourcedBatch& batch : evaluation_batches(dataset, rows_per_batch, kMaxTokens)) {
     const Loss loss = supervised_loss(decoder, batch.rows, 1.0, false);
-    for (Score* score : {&evaluation.total, &evaluation.sources[sources[static_cast<std::size_t>(batch.source)].path]}) {
+    for (Score* score :
+         {&evaluation.total, &evaluation.sources[sources[static_cast<std::size_t>(batch.source)].path]}) {
       score->loss_sum += loss.sum;
       score->tokens += loss.trained_tokens;
     }

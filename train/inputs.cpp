@@ -6,6 +6,7 @@
 #include "data/dataset.h"
 #include "recipes/schema/error.h"
 #include "train/device.h"
+#include "train/host_arena.h"
 #include "train/model/generate.h"
 
 namespace tune {
@@ -15,11 +16,12 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
   inputs.base = open_base_model(recipe.model.base_model);
   inputs.tokenizer = open_tokenizer(inputs.base.path);
   if (inputs.tokenizer->vocab_size() > inputs.base.config.vocab_size)
-    throw Error{Fault::data,
-                {inputs.base.path.string()},
-                fmt::format("the tokenizer has {} ids, the model has rows for {}", inputs.tokenizer->vocab_size(),
-                            inputs.base.config.vocab_size),
-                "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
+    throw Error{
+        Fault::data,
+        {inputs.base.path.string()},
+        fmt::format("the tokenizer has {} ids, the model has rows for {}", inputs.tokenizer->vocab_size(),
+                    inputs.base.config.vocab_size),
+        "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
   inputs.chat_template = &find_template(recipe.data.chat_template);
   DataOptions data = recipe.data;
   if (data.cache_dir.empty() && with_train_rows) data.cache_dir = recipe.output_dir + "/cache";
@@ -43,6 +45,7 @@ DecoderOptions decoder_options(const Recipe& recipe, bool training) {
 
 std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options) {
   check_tensors(base.config, *base.weights, base.path.string());
+  if (options.device == "cpu") keep_cpu_tensors_in_arena();
   return std::make_unique<Decoder>(base.config, *base.weights, options);
 }
 
@@ -58,9 +61,8 @@ std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& qu
   const std::vector<Span> spans =
       inputs.chat_template->render({{"user", question}}, *inputs.tokenizer, TrainOn::assistant, true);
   const Row prompt = encode_spans(spans, *inputs.tokenizer, inputs.tokenizer->add_bos);
-  const std::vector<std::int32_t> ids =
-      generate(decoder, prompt.ids, stop_ids(inputs.base, *inputs.tokenizer),
-               {.max_tokens = max_tokens, .temperature = temperature, .seed = seed});
+  const std::vector<std::int32_t> ids = generate(decoder, prompt.ids, stop_ids(inputs.base, *inputs.tokenizer),
+                                                 {.max_tokens = max_tokens, .temperature = temperature, .seed = seed});
   return inputs.tokenizer->decode(ids);
 }
 

@@ -74,7 +74,8 @@ std::string hash_of(const TokenDataset& rows) {
   return xxh3_128(all);
 }
 
-// Names, types and shapes, and the first bytes of every tensor: enough to tell two base models apart within milliseconds.
+// Names, types and shapes, and the first bytes of every tensor: enough to tell two base models apart within
+// milliseconds.
 std::string hash_of(const BaseModel& base) {
   std::string all;
   for (const TensorInfo& info : base.weights->tensors())

@@ -16,12 +16,13 @@ namespace {
 void require_finite(Decoder& decoder, const StepOutcome& outcome, std::int64_t step) {
   if (std::isfinite(outcome.loss) && std::isfinite(outcome.grad_norm)) return;
   const std::string culprit = first_non_finite(decoder.trained());
-  throw Error{Fault::running,
-              {},
-              fmt::format("step {}: loss {}, gradient norm {}{}; nothing was updated", step, outcome.loss, outcome.grad_norm,
-                          culprit.empty() ? "" : fmt::format(", first bad tensor: gradient of {}", culprit)),
-              "lower train.learning_rate, set train.max_grad_norm: 1.0, or train.precision: fp32; "
-              "the last checkpoint is intact"};
+  throw Error{
+      Fault::running,
+      {},
+      fmt::format("step {}: loss {}, gradient norm {}{}; nothing was updated", step, outcome.loss, outcome.grad_norm,
+                  culprit.empty() ? "" : fmt::format(", first bad tensor: gradient of {}", culprit)),
+      "lower train.learning_rate, set train.max_grad_norm: 1.0, or train.precision: fp32; "
+      "the last checkpoint is intact"};
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 namespace tune {
 
 struct StepOutcome {
-  double loss = 0;  // mean negative log-likelihood over the trained tokens of all micro-batches
+  double loss = 0;       // mean negative log-likelihood over the trained tokens of all micro-batches
   double grad_norm = 0;  // before clipping
   double learning_rate = 0;
   std::int64_t tokens = 0;

@@ -59,9 +59,11 @@ std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, 
 void restore_parameter(Parameter& parameter, std::span<const std::byte> bytes) {
   at::Tensor values = at::empty(parameter.master.sizes(), at::kFloat);
   if (bytes.size() != values.nbytes())
-    throw Error{Fault::data, {}, fmt::format("the checkpoint's {} has {} bytes; {} are expected", parameter.name, bytes.size(),
-                                             values.nbytes()),
-                "it belongs to another run: use another output_dir, or --resume never"};
+    throw Error{
+        Fault::data,
+        {},
+        fmt::format("the checkpoint's {} has {} bytes; {} are expected", parameter.name, bytes.size(), values.nbytes()),
+        "it belongs to another run: use another output_dir, or --resume never"};
   std::memcpy(values.mutable_data_ptr(), bytes.data(), bytes.size());
   parameter.master.copy_(values);
   if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
@@ -113,8 +115,9 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
   reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, plan_.steps);
-  reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {} on {}", plan_.steps,
-                             plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6, plan_.parameters / 1e6,
+  reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {} on {}",
+                             plan_.steps, plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6,
+                             plan_.parameters / 1e6,
                              recipe_.adapter.type == AdapterType::none ? "full fine-tuning" : "LoRA",
                              device_name(decoder_->options().device)));
 }
@@ -195,7 +198,9 @@ void Run::log(const StepOutcome& outcome, double seconds) {
 
 std::optional<Score> Run::score() {
   if (!inputs_.evaluation_rows) return std::nullopt;
-  return evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets, recipe_.eval.per_device_eval_batch_size).total;
+  return evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets,
+                  recipe_.eval.per_device_eval_batch_size)
+      .total;
 }
 
 std::optional<Score> Run::evaluate_and_log() {

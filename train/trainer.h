@@ -25,10 +25,10 @@ struct RunResult {
   bool interrupted = false;  // a checkpoint is on disk; exit code 75
   std::int64_t steps = 0;    // done in all
   std::int64_t resumed_from = 0;
-  double seconds = 0;        // of this process's training, evaluation included
+  double seconds = 0;                  // of this process's training, evaluation included
   std::optional<Score> before, after;  // with eval_datasets only
   std::vector<Sample> samples;
-  std::filesystem::path final_folder;         // an adapter has been written there
+  std::filesystem::path final_folder;           // an adapter has been written there
   std::unique_ptr<WeightSource> tuned_weights;  // full fine-tuning: the whole model, for the caller to write there
 };
 

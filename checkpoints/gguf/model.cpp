@@ -46,6 +46,7 @@ class GgufWeights : public WeightSource {
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override {
     const GgufTensor& tensor = stored(name);
     read_rows_of(tensor, name, 0, rows_of(tensor), dtype, destination);
+    file_.release(tensor.bytes);
   }
 
   void read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,

@@ -170,8 +170,8 @@ TEST_F(GpuKernels, LinearCrossEntropy) {
       const CrossEntropyResult host = linear_cross_entropy(hidden, weight, labels, 0.5, true, d_weight);
       const auto on_gpu = [&] {
         const at::Tensor d = at::ones({s.vocab, s.hidden}).to(kGpu);
-        return std::pair(
-            linear_cross_entropy(hidden.to(kGpu), weight.to(kGpu), labels.to(kGpu), 0.5, true, d, s.chunk), d);
+        return std::pair(linear_cross_entropy(hidden.to(kGpu), weight.to(kGpu), labels.to(kGpu), 0.5, true, d, s.chunk),
+                         d);
       };
       const auto [gpu, gpu_d_weight] = on_gpu();
       // logits and their gradients are rounded to the type on both sides: norm x roundoff x roundings

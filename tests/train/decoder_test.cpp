@@ -42,7 +42,8 @@ class RandomWeights : public WeightSource {
       values[name] = shape.size() == 1 ? at::rand(shape) + 0.5 : at::randn(shape) * 0.15;
       infos_.push_back({name, "F32", shape});
     };
-    const std::int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+    const std::int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,
+                       kv = c.num_key_value_heads * c.head_dim;
     add("model.embed_tokens.weight", {c.vocab_size, h});
     for (int i = 0; i < c.num_hidden_layers; ++i) {
       const std::string p = "model.layers." + std::to_string(i) + ".";
@@ -84,7 +85,8 @@ PackedBatch two_documents() {
 }
 
 // The same model in plain differentiable ATen. weights: by Hugging Face name; adapters: by PEFT name.
-at::Tensor reference_loss(const ModelConfig& c, std::map<std::string, at::Tensor>& w, double scale, const PackedBatch& batch) {
+at::Tensor reference_loss(const ModelConfig& c, std::map<std::string, at::Tensor>& w, double scale,
+                          const PackedBatch& batch) {
   const auto linear = [&](const at::Tensor& x, const std::string& name) {
     at::Tensor y = at::matmul(x, w.at(name + ".weight").t());
     const auto a = w.find("base_model.model." + name + ".lora_A.weight");
@@ -98,8 +100,10 @@ at::Tensor reference_loss(const ModelConfig& c, std::map<std::string, at::Tensor
   for (int i = 0; i < c.num_hidden_layers; ++i) {
     const std::string p = "model.layers." + std::to_string(i) + ".";
     const at::Tensor n1 = rms_norm_reference(x, w.at(p + "input_layernorm.weight"), c.rms_norm_eps);
-    const at::Tensor q = rope_reference(linear(n1, p + "self_attn.q_proj"), c.num_attention_heads, c.head_dim, positions, c.rope_theta);
-    const at::Tensor k = rope_reference(linear(n1, p + "self_attn.k_proj"), c.num_key_value_heads, c.head_dim, positions, c.rope_theta);
+    const at::Tensor q =
+        rope_reference(linear(n1, p + "self_attn.q_proj"), c.num_attention_heads, c.head_dim, positions, c.rope_theta);
+    const at::Tensor k =
+        rope_reference(linear(n1, p + "self_attn.k_proj"), c.num_key_value_heads, c.head_dim, positions, c.rope_theta);
     const at::Tensor qkv = at::cat({q, k, linear(n1, p + "self_attn.v_proj")}, 1);
     x = x + linear(attention_reference(qkv, batch.document_starts, shape), p + "self_attn.o_proj");
     const at::Tensor n2 = rms_norm_reference(x, w.at(p + "post_attention_layernorm.weight"), c.rms_norm_eps);
@@ -162,9 +166,9 @@ TEST_P(DecoderGradients, EqualAutograd) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DecoderGradients,
-                         testing::Values(Case{true, false, false, 0}, Case{true, true, false, 5}, Case{true, false, true, 0},
-                                         Case{false, false, false, 0}, Case{false, true, false, 0},
-                                         Case{false, false, true, 5}));
+                         testing::Values(Case{true, false, false, 0}, Case{true, true, false, 5},
+                                         Case{true, false, true, 0}, Case{false, false, false, 0},
+                                         Case{false, true, false, 0}, Case{false, false, true, 5}));
 
 TEST(Decoder, CachedGenerationGivesTheSameHiddenStates) {
   for (const std::int64_t window : {0, 5}) {

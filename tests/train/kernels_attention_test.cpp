@@ -52,7 +52,8 @@ TEST_F(Attention, EqualsAutogradOfTheReference) {
       // forwards; backwards the rounded out enters every weight's gradient, and the result is rounded
       const double fp32 = (static_cast<double>(c.shape.head_dim) + longest(c) + 32) * 0x1p-24;
       const double rounding = type == at::kBFloat16 ? 1.01 * 0x1p-8 : 0;
-      const double out_norm = expected.detach().abs().max().item<double>(), gradient_norm = wide.grad().abs().max().item<double>();
+      const double out_norm = expected.detach().abs().max().item<double>(),
+                   gradient_norm = wide.grad().abs().max().item<double>();
       expect_within(result.out, expected.detach(), out_norm * (fp32 + rounding), std::string(c.name) + ", out");
       expect_within(d_qkv, wide.grad(), gradient_norm * (fp32 + 2 * rounding), std::string(c.name) + ", d_qkv");
     }

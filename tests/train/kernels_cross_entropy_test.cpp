@@ -28,12 +28,14 @@ TEST_F(CrossEntropy, EqualsAutogradOfTheReference) {
       loss.backward(at::full({}, kScale, at::kDouble));
 
       const at::Tensor d_weight = at::ones({s.vocab, s.hidden});
-      const CrossEntropyResult result = linear_cross_entropy(hidden, weight, labels, kScale, true, d_weight, s.chunk_rows);
+      const CrossEntropyResult result =
+          linear_cross_entropy(hidden, weight, labels, kScale, true, d_weight, s.chunk_rows);
 
-      // a logit is off by hidden products in fp32 and a rounding to the type; so are a probability's relative error and,
-      // twice, a row's loss
+      // a logit is off by hidden products in fp32 and a rounding to the type; so are a probability's relative error
+      // and, twice, a row's loss
       const double largest = at::mm(hidden.to(at::kDouble), weight.to(at::kDouble).t()).abs().max().item<double>();
-      const double magnitude = at::mm(hidden.to(at::kDouble).abs(), weight.to(at::kDouble).t().abs()).max().item<double>();
+      const double magnitude =
+          at::mm(hidden.to(at::kDouble).abs(), weight.to(at::kDouble).t().abs()).max().item<double>();
       const double roundoff = type == at::kBFloat16 ? 0x1p-8 : 0;
       const double logit = magnitude * static_cast<double>(s.hidden) * 0x1p-24 + largest * roundoff;
       const double sums = static_cast<double>(s.vocab + s.rows + 32) * 0x1p-24;
@@ -41,9 +43,10 @@ TEST_F(CrossEntropy, EqualsAutogradOfTheReference) {
                   2 * logit * static_cast<double>(s.rows) + sums * std::abs(loss.item<double>()))
           << what;
       const double relative = 2 * logit + sums + 2.1 * roundoff;  // of d_logits, then of a result rounded to the type
-      expect_within(result.d_hidden, wide_hidden.grad(), relative * wide_hidden.grad().abs().max().item<double>(), what + " d_hidden");
-      expect_within(d_weight, wide_weight.grad() + 1, relative * wide_weight.grad().abs().max().item<double>() + 0x1p-23,
-                    what + " d_weight");
+      expect_within(result.d_hidden, wide_hidden.grad(), relative * wide_hidden.grad().abs().max().item<double>(),
+                    what + " d_hidden");
+      expect_within(d_weight, wide_weight.grad() + 1,
+                    relative * wide_weight.grad().abs().max().item<double>() + 0x1p-23, what + " d_weight");
     }
 }
 
@@ -69,7 +72,8 @@ TEST_F(CrossEntropy, NaNReachesTheLoss) {
 }
 
 TEST_F(CrossEntropy, NoRowsCostNothing) {
-  const auto result = linear_cross_entropy(at::zeros({0, 4}), at::randn({9, 4}), at::zeros({0}, at::kLong), 1.0, true, {});
+  const auto result =
+      linear_cross_entropy(at::zeros({0, 4}), at::randn({9, 4}), at::zeros({0}, at::kLong), 1.0, true, {});
   EXPECT_EQ(result.loss_sum, 0.0);
   EXPECT_EQ(result.d_hidden.size(0), 0);
 }

@@ -44,7 +44,9 @@ inline void expect_within(const at::Tensor& actual, const at::Tensor& expected, 
 }
 
 /// A leaf of an autograd graph with the values of x, widened.
-inline at::Tensor leaf(const at::Tensor& x, at::ScalarType type) { return x.detach().to(type, false, true).set_requires_grad(true); }
+inline at::Tensor leaf(const at::Tensor& x, at::ScalarType type) {
+  return x.detach().to(type, false, true).set_requires_grad(true);
+}
 
 /// Random values that `type` can hold.
 inline at::Tensor random(at::IntArrayRef shape, at::ScalarType type) { return at::randn(shape).to(type); }

@@ -10,7 +10,8 @@ namespace {
 struct Product {
   std::int64_t m, k, n;
 };
-constexpr Product kProducts[] = {{1, 8, 5}, {65, 576, 16}, {130, 16, 576}, {300, 512, 200}};  // both sides of kSmallProduct
+constexpr Product kProducts[] = {
+    {1, 8, 5}, {65, 576, 16}, {130, 16, 576}, {300, 512, 200}};  // both sides of kSmallProduct
 
 class Matmul : public KernelTest {};
 class SmallGemmTest : public KernelTest {};
@@ -39,11 +40,13 @@ TEST_F(Matmul, AddsScaledProductsInPlace) {
       for (const double alpha : {1.0, 2.0, 0.37}) {
         const at::Tensor a = random({p.m, p.k}, type), before = random({p.m, p.n}, type);
         const at::Tensor b = random({p.n, p.k}, type).t();
-        const at::Tensor product = at::mm(a.to(at::kDouble), b.to(at::kDouble)), expected = before.to(at::kDouble) + alpha * product;
+        const at::Tensor product = at::mm(a.to(at::kDouble), b.to(at::kDouble)),
+                         expected = before.to(at::kDouble) + alpha * product;
         at::Tensor y = before.clone();
         add_matmul_(y, a, b, alpha);
         // libraries may round alpha a b to the type before they add
-        const at::Tensor bound = bound_of(a, b, product) * alpha + (expected.abs() + before.abs()) * (1.01 * unit_roundoff(type));
+        const at::Tensor bound =
+            bound_of(a, b, product) * alpha + (expected.abs() + before.abs()) * (1.01 * unit_roundoff(type));
         expect_within(y, expected, bound, fmt::format("{} {} x {} x {}", c10::toString(type), p.m, p.k, p.n));
       }
 }
@@ -65,11 +68,21 @@ TEST_F(SmallGemmTest, EqualsFp64ForEveryTileSize) {
           const at::Tensor a = transposed ? at::randn({k, m}).t() : at::randn({m, k}), b = at::randn({k, n});
           const at::Tensor before = at::randn({m, n});
           at::Tensor c = before.clone();
-          small_gemm({.m = m, .n = n, .k = k, .a = a.const_data_ptr<float>(), .a_row = a.stride(0), .a_column = a.stride(1),
-                      .b = b.const_data_ptr<float>(), .b_row = n, .c = c.data_ptr<float>(), .c_row = n, .add = transposed});
+          small_gemm({.m = m,
+                      .n = n,
+                      .k = k,
+                      .a = a.const_data_ptr<float>(),
+                      .a_row = a.stride(0),
+                      .a_column = a.stride(1),
+                      .b = b.const_data_ptr<float>(),
+                      .b_row = n,
+                      .c = c.data_ptr<float>(),
+                      .c_row = n,
+                      .add = transposed});
           const at::Tensor product = at::mm(a.to(at::kDouble), b.to(at::kDouble));
           const at::Tensor expected = transposed ? before + product : product;
-          expect_within(c, expected, bound_of(a, b, product) + (expected.abs() + before.abs()) * (static_cast<double>(k) * 0x1p-24),
+          expect_within(c, expected,
+                        bound_of(a, b, product) + (expected.abs() + before.abs()) * (static_cast<double>(k) * 0x1p-24),
                         fmt::format("{} x {} x {}", m, k, n));
         }
 }

@@ -70,7 +70,8 @@ TEST_F(RmsNorm, RoundsTwiceAsTransformersDoes) {
 TEST_F(RmsNorm, AddsTheResidualFirst) {
   for (const at::ScalarType type : kTypes)
     for (const RowShape& shape : kRowShapes) {
-      const at::Tensor before = random({shape.tokens, shape.columns}, type), delta = random({shape.tokens, shape.columns}, type);
+      const at::Tensor before = random({shape.tokens, shape.columns}, type),
+                       delta = random({shape.tokens, shape.columns}, type);
       const at::Tensor weight = random({shape.columns}, type), sum = before + delta;
       at::Tensor residual = before.clone();
       const RmsNormResult fused = add_rms_norm_(residual, delta, weight, kEps), plain = rms_norm(sum, weight, kEps);
@@ -83,7 +84,8 @@ TEST_F(RmsNorm, BackwardEqualsAutograd) {
   for (const at::ScalarType type : kTypes)
     for (const RowShape& shape : kRowShapes) {
       const at::Tensor x = random({shape.tokens, shape.columns}, type), weight = random({shape.columns}, type);
-      const at::Tensor dy = random({shape.tokens, shape.columns}, type), before = random({shape.tokens, shape.columns}, type);
+      const at::Tensor dy = random({shape.tokens, shape.columns}, type),
+                       before = random({shape.tokens, shape.columns}, type);
       const at::Tensor wide_x = leaf(x, at::kDouble), wide_weight = leaf(weight, at::kDouble);
       rms_norm_reference(wide_x, wide_weight, kEps).backward(dy.to(at::kDouble));
 
@@ -158,7 +160,8 @@ TEST_F(Rope, RotatesTheFirstHeadsOfStridedRows) {
 }
 
 TEST_F(Rope, RowsDoNotDependOnTheTablesSize) {
-  const RopeTable small = make_rope_table(100, 64, 10000.0, at::kCPU), large = make_rope_table(3000, 64, 10000.0, at::kCPU);
+  const RopeTable small = make_rope_table(100, 64, 10000.0, at::kCPU),
+                  large = make_rope_table(3000, 64, 10000.0, at::kCPU);
   EXPECT_TRUE(at::equal(small.cosine, large.cosine.narrow(0, 0, 100)));
   EXPECT_TRUE(at::equal(small.sine, large.sine.narrow(0, 0, 100)));
   EXPECT_EQ(small.cosine[0].min().item<float>(), 1.0f);
@@ -174,7 +177,8 @@ TEST_F(SwiGlu, EqualsTheReference) {
       expected.backward(d_y.to(at::kDouble));
       // e^x to 2 units, then a handful of operations; one rounding to the type
       const double relative = 12 * kFloatRoundoff, rounding = 1.01 * unit_roundoff(type);
-      expect_within(swiglu(gate_up), expected.detach(), expected.detach().abs() * (relative + rounding), name_of(type, shape));
+      expect_within(swiglu(gate_up), expected.detach(), expected.detach().abs() * (relative + rounding),
+                    name_of(type, shape));
 
       at::Tensor gradient = gate_up.clone();
       swiglu_backward_(gradient, d_y);

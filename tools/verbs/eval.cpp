@@ -39,14 +39,17 @@ int eval_verb(const std::vector<std::string>& arguments) {
     return 0;
   Recipe recipe = recipe_argument(values);
   if (recipe.data.eval_datasets.empty())
-    throw Error{Fault::recipe, {recipe.file}, "the recipe has no data.eval_datasets", "add one, or --set data.eval_datasets[0].path=FILE"};
+    throw Error{Fault::recipe,
+                {recipe.file},
+                "the recipe has no data.eval_datasets",
+                "add one, or --set data.eval_datasets[0].path=FILE"};
   if (values.count("model") != 0) recipe.model.base_model = values["model"].as<std::string>();
   choose_adapter(recipe, values.count("adapter") != 0 ? values["adapter"].as<std::string>() : "");
 
   const Inputs inputs = open_inputs(recipe, false);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, false));
-  const Evaluation evaluation = evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets,
-                                         recipe.eval.per_device_eval_batch_size);
+  const Evaluation evaluation =
+      evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size);
   if (values.count("json") == 0) {
     print_table(evaluation);
     return 0;

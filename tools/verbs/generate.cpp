@@ -18,12 +18,13 @@ int generate_verb(const std::vector<std::string>& arguments) {
       "max-tokens", po::value<std::int64_t>()->default_value(128), "length of the answer at most")(
       "temperature", po::value<double>()->default_value(0.0), "0 = always the most likely token")(
       "seed", po::value<std::int64_t>()->default_value(0), "of the sampling")(
-      "dtype", po::value<std::string>()->default_value("bf16"), "bf16 or fp32")(
-      "compare", "the base model's answer, too");
+      "dtype", po::value<std::string>()->default_value("bf16"), "bf16 or fp32")("compare",
+                                                                                "the base model's answer, too");
   po::variables_map values;
-  if (!parse_arguments(arguments, "generate", "Answers one prompt in the training template.",
-                       "tune generate --model models/smollm2.gguf --adapter runs/quickstart/final --prompt 'What is a bygglov?'",
-                       options, values))
+  if (!parse_arguments(
+          arguments, "generate", "Answers one prompt in the training template.",
+          "tune generate --model models/smollm2.gguf --adapter runs/quickstart/final --prompt 'What is a bygglov?'",
+          options, values))
     return 0;
   for (const char* required : {"model", "prompt"})
     if (values.count(required) == 0)

@@ -18,7 +18,8 @@ void add_recipe_options(boost::program_options::options_description& options) {
 
 Recipe recipe_argument(const boost::program_options::variables_map& values) {
   if (values.count("recipe") == 0)
-    throw Error{Fault::recipe, {}, "no recipe given", "name one: --recipe quickstart; `tune recipes ls` lists those shipped"};
+    throw Error{
+        Fault::recipe, {}, "no recipe given", "name one: --recipe quickstart; `tune recipes ls` lists those shipped"};
   std::vector<Override> overrides;
   for (const std::string& text : values["set"].as<std::vector<std::string>>()) {
     const std::size_t equals = text.find('=');

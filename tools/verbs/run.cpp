@@ -41,9 +41,10 @@ int run_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   add_recipe_options(options);
-  options.add_options()("resume", po::value<std::string>()->default_value("auto"),
-                        "auto: go on from the newest whole checkpoint in output_dir; never: start again and drop the old "
-                        "checkpoints; or a checkpoint folder")("dry-run", "the same as tune plan");
+  options.add_options()(
+      "resume", po::value<std::string>()->default_value("auto"),
+      "auto: go on from the newest whole checkpoint in output_dir; never: start again and drop the old "
+      "checkpoints; or a checkpoint folder")("dry-run", "the same as tune plan");
   po::variables_map values;
   if (!parse_arguments(arguments, "run", "Trains as the recipe says, evaluates and hands over.",
                        "tune run --recipe zephyr-support --set train.learning_rate=1e-4", options, values))
@@ -52,7 +53,10 @@ int run_verb(const std::vector<std::string>& arguments) {
     std::vector<std::string> plan_arguments;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
       if (arguments[i] == "--dry-run") continue;
-      if (arguments[i] == "--resume" && i + 1 < arguments.size()) { ++i; continue; }
+      if (arguments[i] == "--resume" && i + 1 < arguments.size()) {
+        ++i;
+        continue;
+      }
       if (arguments[i].rfind("--resume=", 0) == 0) continue;
       plan_arguments.push_back(arguments[i]);
     }

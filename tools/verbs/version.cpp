@@ -8,7 +8,8 @@
 namespace tune {
 
 int print_version() {
-  fmt::print("tune {} ({})\nLibTorch {}\nCUDA {}\n", TUNE_VERSION, kRevision, TORCH_VERSION, at::globalContext().hasCUDART() ? "yes" : "no");
+  fmt::print("tune {} ({})\nLibTorch {}\nCUDA {}\n", TUNE_VERSION, kRevision, TORCH_VERSION,
+             at::globalContext().hasCUDART() ? "yes" : "no");
   return 0;
 }
 

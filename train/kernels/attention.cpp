@@ -16,9 +16,9 @@ void check(const at::Tensor& qkv, const std::vector<std::int32_t>& document_star
   TUNE_CHECK(shape.kv_heads > 0 && shape.query_heads % shape.kv_heads == 0 && shape.head_dim > 0 && shape.window >= 0,
              "{} query heads, {} kv heads, head_dim {}, window {}", shape.query_heads, shape.kv_heads, shape.head_dim,
              shape.window);
-  TUNE_CHECK(qkv.dim() == 2 && qkv.is_contiguous() &&
-                 qkv.size(1) == (shape.query_heads + 2 * shape.kv_heads) * shape.head_dim,
-             "qkv is not a contiguous [tokens, {}]", (shape.query_heads + 2 * shape.kv_heads) * shape.head_dim);
+  TUNE_CHECK(
+      qkv.dim() == 2 && qkv.is_contiguous() && qkv.size(1) == (shape.query_heads + 2 * shape.kv_heads) * shape.head_dim,
+      "qkv is not a contiguous [tokens, {}]", (shape.query_heads + 2 * shape.kv_heads) * shape.head_dim);
   TUNE_CHECK(!document_starts.empty() && document_starts.front() == 0 && document_starts.back() == qkv.size(0),
              "document_starts do not run from 0 to {}", qkv.size(0));
 }
@@ -63,7 +63,8 @@ at::Tensor attention_reference(const at::Tensor& qkv, const std::vector<std::int
     const at::Tensor v =
         heads.narrow(0, shape.query_heads + shape.kv_heads, shape.kv_heads).repeat_interleave(group, 0);
     const at::Tensor hidden = visible(length, shape.window, qkv.device()).logical_not();
-    const at::Tensor scores = at::matmul(q, k.transpose(1, 2)).to(at::promote_types(qkv.scalar_type(), at::kFloat)).mul(scale);
+    const at::Tensor scores =
+        at::matmul(q, k.transpose(1, 2)).to(at::promote_types(qkv.scalar_type(), at::kFloat)).mul(scale);
     const at::Tensor weights =
         at::softmax(scores.masked_fill(hidden, -std::numeric_limits<float>::infinity()), -1).to(qkv.scalar_type());
     outs.push_back(at::matmul(weights, v).transpose(0, 1).reshape({length, shape.query_heads * shape.head_dim}));

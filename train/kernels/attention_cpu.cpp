@@ -20,8 +20,8 @@ namespace tune {
 namespace {
 
 using std::int64_t;
-constexpr int64_t kBlock = 48;           // queries that share one pass over the keys; whole tiles of small_gemm
-constexpr int64_t kPanel = 64;           // keys side by side in a transposed panel
+constexpr int64_t kBlock = 48;            // queries that share one pass over the keys; whole tiles of small_gemm
+constexpr int64_t kPanel = 64;            // keys side by side in a transposed panel
 constexpr int64_t kQueriesPerTask = 480;  // longer documents give several forward tasks
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -124,12 +124,15 @@ class Attention {
         scale_(1.0f / std::sqrt(static_cast<float>(shape.head_dim))) {}
 
   void forward(T* out, float* log_sum_exp) {
-    run(tasks(kQueriesPerTask), [](int64_t keys, int64_t width) { return 2 * keys * width + kBlock * (keys + 2 * width); },
+    run(
+        tasks(kQueriesPerTask),
+        [](int64_t keys, int64_t width) { return 2 * keys * width + kBlock * (keys + 2 * width); },
         [&](const Task& task, Scratch scratch) { forward_task(task, scratch, out, log_sum_exp); });
   }
 
   void backward(const T* d_out, const T* out, const float* log_sum_exp, T* d_qkv) {
-    run(tasks(std::numeric_limits<std::int32_t>::max()),
+    run(
+        tasks(std::numeric_limits<std::int32_t>::max()),
         [](int64_t keys, int64_t width) { return 6 * keys * width + kBlock * (4 * width + 2 * kPanel); },
         [&](const Task& task, Scratch scratch) { backward_task(task, scratch, d_out, out, log_sum_exp, d_qkv); });
   }
@@ -164,7 +167,9 @@ class Attention {
     });
   }
 
-  int64_t first_key(int64_t query) const { return shape_.window > 0 ? std::max<int64_t>(0, query - shape_.window + 1) : 0; }
+  int64_t first_key(int64_t query) const {
+    return shape_.window > 0 ? std::max<int64_t>(0, query - shape_.window + 1) : 0;
+  }
   int64_t query_column(int64_t head) const { return head * shape_.head_dim; }
   int64_t key_column(int64_t kv_head) const { return (shape_.query_heads + kv_head) * shape_.head_dim; }
   int64_t value_column(int64_t kv_head) const { return key_column(shape_.kv_heads + kv_head); }
@@ -184,7 +189,8 @@ class Attention {
     load(keys_row + key_column(task.kv_head), row_, task.keys(), 1.0f, values);
     transpose_to_panels(values, task.keys(), width_, panels);
     load(keys_row + value_column(task.kv_head), row_, task.keys(), 1.0f, values);
-    float *q = scratch.take(kBlock * width_), *result = scratch.take(kBlock * width_), *scores = scratch.take(kBlock * padded);
+    float *q = scratch.take(kBlock * width_), *result = scratch.take(kBlock * width_),
+          *scores = scratch.take(kBlock * padded);
     for (int64_t head = task.kv_head * group_; head < (task.kv_head + 1) * group_; ++head) {
       for (int64_t begin = task.query_begin; begin < task.query_end; begin += kBlock) {
         const int64_t end = std::min(begin + kBlock, task.query_end), n = end - begin;
@@ -194,10 +200,16 @@ class Attention {
         const int64_t columns = end - task.key_begin - first;
         load(qkv_ + row * row_ + query_column(head), row_, n, scale_, q);
         for (int64_t panel = 0; panel < columns; panel += kPanel)
-          small_gemm({.m = n, .n = round_up(std::min(kPanel, columns - panel), 16), .k = shape_.head_dim,
-                      .a = q, .a_row = width_, .a_column = 1,
-                      .b = panels + (first + panel) * width_, .b_row = kPanel,
-                      .c = scores + panel, .c_row = padded});
+          small_gemm({.m = n,
+                      .n = round_up(std::min(kPanel, columns - panel), 16),
+                      .k = shape_.head_dim,
+                      .a = q,
+                      .a_row = width_,
+                      .a_column = 1,
+                      .b = panels + (first + panel) * width_,
+                      .b_row = kPanel,
+                      .c = scores + panel,
+                      .c_row = padded});
         float inverse[kBlock];
         for (int64_t i = 0; i < n; ++i) {
           const int64_t query = begin + i, offset = task.key_begin + first;
@@ -206,10 +218,16 @@ class Attention {
           inverse[i] = 1.0f / row_sum.sum;
           log_sum_exp[head * tokens_ + row + i] = row_sum.largest + std::log(row_sum.sum);
         }
-        small_gemm({.m = n, .n = width_, .k = columns,
-                    .a = scores, .a_row = padded, .a_column = 1,
-                    .b = values + first * width_, .b_row = width_,
-                    .c = result, .c_row = width_});
+        small_gemm({.m = n,
+                    .n = width_,
+                    .k = columns,
+                    .a = scores,
+                    .a_row = padded,
+                    .a_column = 1,
+                    .b = values + first * width_,
+                    .b_row = width_,
+                    .c = result,
+                    .c_row = width_});
         const int64_t out_row = shape_.query_heads * shape_.head_dim;
         for (int64_t i = 0; i < n; ++i)
           narrow(result + i * width_, out + (row + i) * out_row + query_column(head), shape_.head_dim, inverse[i]);
@@ -227,9 +245,17 @@ class Attention {
     const int64_t n = task.keys(), padded = round_up(n, kPanel);
     const auto document = [&] { return scratch.take(padded * width_); };
     const auto block = [&](int64_t columns) { return scratch.take(kBlock * columns); };
-    BackwardBlocks b{.keys = document(), .key_panels = document(), .value_panels = document(), .d_keys = document(),
-                     .d_values = document(), .q = block(width_), .d_out = block(width_), .out = block(width_),
-                     .d_q = block(width_), .scores = block(kPanel), .d_weights = block(kPanel)};
+    BackwardBlocks b{.keys = document(),
+                     .key_panels = document(),
+                     .value_panels = document(),
+                     .d_keys = document(),
+                     .d_values = document(),
+                     .q = block(width_),
+                     .d_out = block(width_),
+                     .out = block(width_),
+                     .d_q = block(width_),
+                     .scores = block(kPanel),
+                     .d_weights = block(kPanel)};
     const T* rows = qkv_ + task.document_start * row_;
     load(rows + value_column(task.kv_head), row_, n, 1.0f, b.keys);
     transpose_to_panels(b.keys, n, width_, b.value_panels);
@@ -247,8 +273,8 @@ class Attention {
     }
   }
 
-  void backward_block(const Task& task, const BackwardBlocks& b, int64_t head, int64_t begin, int64_t end, const T* d_out,
-                      const T* out, const float* log_sum_exp, T* d_qkv) const {
+  void backward_block(const Task& task, const BackwardBlocks& b, int64_t head, int64_t begin, int64_t end,
+                      const T* d_out, const T* out, const float* log_sum_exp, T* d_qkv) const {
     const int64_t n = end - begin, row = task.document_start + begin, out_row = shape_.query_heads * shape_.head_dim;
     load(qkv_ + row * row_ + query_column(head), row_, n, scale_, b.q);
     load(d_out + row * out_row + query_column(head), out_row, n, 1.0f, b.d_out);
@@ -258,9 +284,16 @@ class Attention {
     std::fill_n(b.d_q, n * width_, 0.0f);
     for (int64_t panel = first_key(begin) / kPanel * kPanel; panel < end; panel += kPanel) {
       const int64_t columns = std::min(kPanel, end - panel);
-      const SmallGemm scores{.m = n, .n = round_up(columns, 16), .k = shape_.head_dim,
-                             .a = b.q, .a_row = width_, .a_column = 1,
-                             .b = b.key_panels + panel * width_, .b_row = kPanel, .c = b.scores, .c_row = kPanel};
+      const SmallGemm scores{.m = n,
+                             .n = round_up(columns, 16),
+                             .k = shape_.head_dim,
+                             .a = b.q,
+                             .a_row = width_,
+                             .a_column = 1,
+                             .b = b.key_panels + panel * width_,
+                             .b_row = kPanel,
+                             .c = b.scores,
+                             .c_row = kPanel};
       small_gemm(scores);
       SmallGemm d_weights = scores;
       d_weights.a = b.d_out, d_weights.b = b.value_panels + panel * width_, d_weights.c = b.d_weights;
@@ -272,18 +305,32 @@ class Attention {
         differentiate(b.scores + i * kPanel, b.d_weights + i * kPanel, low, high, columns,
                       log_sum_exp[head * tokens_ + row + i], delta[i]);
       }
-      const SmallGemm d_values{.m = columns, .n = width_, .k = n,
-                               .a = b.scores, .a_row = 1, .a_column = kPanel,
-                               .b = b.d_out, .b_row = width_,
-                               .c = b.d_values + panel * width_, .c_row = width_, .add = true};
+      const SmallGemm d_values{.m = columns,
+                               .n = width_,
+                               .k = n,
+                               .a = b.scores,
+                               .a_row = 1,
+                               .a_column = kPanel,
+                               .b = b.d_out,
+                               .b_row = width_,
+                               .c = b.d_values + panel * width_,
+                               .c_row = width_,
+                               .add = true};
       small_gemm(d_values);
       SmallGemm d_keys = d_values;
       d_keys.a = b.d_weights, d_keys.b = b.q, d_keys.c = b.d_keys + panel * width_;
       small_gemm(d_keys);
-      small_gemm({.m = n, .n = width_, .k = columns,
-                  .a = b.d_weights, .a_row = kPanel, .a_column = 1,
-                  .b = b.keys + panel * width_, .b_row = width_,
-                  .c = b.d_q, .c_row = width_, .add = true});
+      small_gemm({.m = n,
+                  .n = width_,
+                  .k = columns,
+                  .a = b.d_weights,
+                  .a_row = kPanel,
+                  .a_column = 1,
+                  .b = b.keys + panel * width_,
+                  .b_row = width_,
+                  .c = b.d_q,
+                  .c_row = width_,
+                  .add = true});
     }
     for (int64_t i = 0; i < n; ++i)
       narrow(b.d_q + i * width_, d_qkv + (row + i) * row_ + query_column(head), shape_.head_dim, scale_);

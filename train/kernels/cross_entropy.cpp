@@ -41,12 +41,15 @@ TUNE_INLINE void pass(const Rows<T>& r, std::int64_t begin, std::int64_t end) {
     if (!r.want_gradient) continue;
     const float factor = r.scale / sum;
 #pragma omp simd
-    for (std::int64_t j = 0; j < r.vocab; ++j) logits[j] = from_float<T>(fast_exp(to_float(logits[j]) - largest) * factor);
+    for (std::int64_t j = 0; j < r.vocab; ++j)
+      logits[j] = from_float<T>(fast_exp(to_float(logits[j]) - largest) * factor);
     logits[r.labels[i]] = from_float<T>((fast_exp(at_label - largest) / sum - 1.0f) * r.scale);
   }
 }
 
-TUNE_CPU_CLONES void cross_entropy_rows(const Rows<float>& r, std::int64_t begin, std::int64_t end) { pass(r, begin, end); }
+TUNE_CPU_CLONES void cross_entropy_rows(const Rows<float>& r, std::int64_t begin, std::int64_t end) {
+  pass(r, begin, end);
+}
 TUNE_CPU_CLONES void cross_entropy_rows(const Rows<c10::BFloat16>& r, std::int64_t begin, std::int64_t end) {
   pass(r, begin, end);
 }
@@ -88,7 +91,8 @@ void add_d_weight(at::Tensor& d_weight, const at::Tensor& d_logits, const at::Te
 }  // namespace
 
 CrossEntropyResult linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
-                                        double scale, bool want_gradient, at::Tensor d_weight, std::int64_t chunk_rows) {
+                                        double scale, bool want_gradient, at::Tensor d_weight,
+                                        std::int64_t chunk_rows) {
   check(hidden, weight, labels, d_weight);
   // few rows stay in a CPU's cache; d_hidden [chunk, hidden] of 256 rows would leave half of a GPU idle
   if (chunk_rows == 0) chunk_rows = hidden.is_cuda() ? 1024 : 256;
@@ -112,9 +116,11 @@ CrossEntropyResult linear_cross_entropy(const at::Tensor& hidden, const at::Tens
   return result;
 }
 
-at::Tensor linear_cross_entropy_reference(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels) {
+at::Tensor linear_cross_entropy_reference(const at::Tensor& hidden, const at::Tensor& weight,
+                                          const at::Tensor& labels) {
   const at::Tensor logits = at::matmul(hidden, weight.t());
-  const at::Tensor log_probabilities = at::log_softmax(logits.to(at::promote_types(logits.scalar_type(), at::kFloat)), -1);
+  const at::Tensor log_probabilities =
+      at::log_softmax(logits.to(at::promote_types(logits.scalar_type(), at::kFloat)), -1);
   return -log_probabilities.gather(1, labels.unsqueeze(1)).sum();
 }
 

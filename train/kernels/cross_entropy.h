@@ -14,8 +14,8 @@ namespace tune {
 ///   chunk_rows  0 = what suits the device: 256 on the CPU, 1,024 on CUDA
 /// Logits in hidden's dtype, softmax and sum in fp32.
 struct CrossEntropyResult {
-  double loss_sum = 0;   // unscaled sum of negative log-likelihoods, natural log
-  at::Tensor d_hidden;   // [rows, hidden], undefined when no gradient was asked for
+  double loss_sum = 0;  // unscaled sum of negative log-likelihoods, natural log
+  at::Tensor d_hidden;  // [rows, hidden], undefined when no gradient was asked for
 };
 CrossEntropyResult linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
                                         double scale, bool want_gradient, at::Tensor d_weight,

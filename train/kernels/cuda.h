@@ -15,8 +15,8 @@ void rms_norm_backward_add_(at::Tensor& dx, const at::Tensor& dy, const at::Tens
                             const at::Tensor& inv_rms, const at::Tensor& d_weight);
 at::Tensor rms_norm_recompute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inv_rms);
 
-void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const at::Tensor& positions, const RopeTable& table,
-           bool inverse);
+void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const at::Tensor& positions,
+           const RopeTable& table, bool inverse);
 
 at::Tensor swiglu(const at::Tensor& gate_up);
 void swiglu_backward_(at::Tensor& gate_up, const at::Tensor& d_y);

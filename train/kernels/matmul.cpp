@@ -27,8 +27,8 @@ bool to_onednn([[maybe_unused]] const at::Tensor& y, [[maybe_unused]] const at::
 }
 
 void check(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b) {
-  TUNE_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0), "shapes [{}, {}] and [{}, {}]", a.size(0), a.size(-1),
-             b.size(0), b.size(-1));
+  TUNE_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0), "shapes [{}, {}] and [{}, {}]", a.size(0),
+             a.size(-1), b.size(0), b.size(-1));
   TUNE_CHECK(y.dim() == 2 && y.size(0) == a.size(0) && y.size(1) == b.size(1), "y is [{}, {}], the product [{}, {}]",
              y.size(0), y.size(-1), a.size(0), b.size(1));
 }

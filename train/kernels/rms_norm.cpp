@@ -93,7 +93,9 @@ TUNE_INLINE void recompute_rows(const Forward<T>& f, std::int64_t begin, std::in
 }
 
 using BFloat16 = c10::BFloat16;
-TUNE_CPU_CLONES void forward(const Forward<float>& f, std::int64_t begin, std::int64_t end) { forward_rows(f, begin, end); }
+TUNE_CPU_CLONES void forward(const Forward<float>& f, std::int64_t begin, std::int64_t end) {
+  forward_rows(f, begin, end);
+}
 TUNE_CPU_CLONES void forward(const Forward<BFloat16>& f, std::int64_t begin, std::int64_t end) {
   forward_rows(f, begin, end);
 }
@@ -112,9 +114,10 @@ TUNE_CPU_CLONES void backward(const Backward<BFloat16>& b, std::int64_t begin, s
 
 void check(const at::Tensor& x, const at::Tensor& weight) {
   TUNE_CHECK(x.dim() == 2 && x.is_contiguous(), "x has {} axes or is not contiguous", x.dim());
-  TUNE_CHECK(weight.dim() == 1 && weight.size(0) == x.size(1) && weight.is_contiguous(), "weight has {} values, x {} columns",
-             weight.numel(), x.size(1));
-  TUNE_CHECK(weight.scalar_type() == x.scalar_type() && weight.device() == x.device(), "weight and x differ in type or device");
+  TUNE_CHECK(weight.dim() == 1 && weight.size(0) == x.size(1) && weight.is_contiguous(),
+             "weight has {} values, x {} columns", weight.numel(), x.size(1));
+  TUNE_CHECK(weight.scalar_type() == x.scalar_type() && weight.device() == x.device(),
+             "weight and x differ in type or device");
 }
 
 RmsNormResult forward_on_cpu(const at::Tensor& x, const at::Tensor* delta, const at::Tensor& weight, double eps) {
@@ -143,8 +146,9 @@ RmsNormResult rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps
 
 RmsNormResult add_rms_norm_(at::Tensor& residual, const at::Tensor& delta, const at::Tensor& weight, double eps) {
   check(residual, weight);
-  TUNE_CHECK(delta.sizes() == residual.sizes() && delta.scalar_type() == residual.scalar_type() && delta.is_contiguous(),
-             "delta has {} values, residual {}", delta.numel(), residual.numel());
+  TUNE_CHECK(
+      delta.sizes() == residual.sizes() && delta.scalar_type() == residual.scalar_type() && delta.is_contiguous(),
+      "delta has {} values, residual {}", delta.numel(), residual.numel());
   if (residual.is_cuda()) return cuda::add_rms_norm_(residual, delta, weight, eps);
   return forward_on_cpu(residual, &delta, weight, eps);
 }

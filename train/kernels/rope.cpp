@@ -37,14 +37,17 @@ TUNE_INLINE void rotate_rows(const Rotation<T>& r, std::int64_t begin, std::int6
   }
 }
 
-TUNE_CPU_CLONES void rotate(const Rotation<float>& r, std::int64_t begin, std::int64_t end) { rotate_rows(r, begin, end); }
+TUNE_CPU_CLONES void rotate(const Rotation<float>& r, std::int64_t begin, std::int64_t end) {
+  rotate_rows(r, begin, end);
+}
 TUNE_CPU_CLONES void rotate(const Rotation<c10::BFloat16>& r, std::int64_t begin, std::int64_t end) {
   rotate_rows(r, begin, end);
 }
 
 // In fp32 all the way, as transformers does: at position 4,000 a double would differ from it by 1e-4.
 at::Tensor inverse_frequencies(std::int64_t head_dim, double theta, const at::Device& device) {
-  const at::Tensor exponents = at::arange(0, head_dim, 2, at::TensorOptions(at::kFloat)) / static_cast<double>(head_dim);
+  const at::Tensor exponents =
+      at::arange(0, head_dim, 2, at::TensorOptions(at::kFloat)) / static_cast<double>(head_dim);
   return at::reciprocal(at::pow(at::Scalar(theta), exponents)).to(device);
 }
 

@@ -41,7 +41,8 @@ __attribute__((target("avx512f"))) void tile(const SmallGemm& g, std::int64_t ro
   __m512 sum[Rows][Vectors];
   float* c = g.c + row * g.c_row + column;
   for (int i = 0; i < Rows; ++i)
-    for (int v = 0; v < Vectors; ++v) sum[i][v] = g.add ? _mm512_loadu_ps(c + i * g.c_row + 16 * v) : _mm512_setzero_ps();
+    for (int v = 0; v < Vectors; ++v)
+      sum[i][v] = g.add ? _mm512_loadu_ps(c + i * g.c_row + 16 * v) : _mm512_setzero_ps();
   const float *a = g.a + row * g.a_row, *b = g.b + column;
   for (std::int64_t p = 0; p < g.k; ++p, a += g.a_column, b += g.b_row) {
     __m512 loaded[Vectors];

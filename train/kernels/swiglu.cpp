@@ -46,9 +46,15 @@ TUNE_INLINE void backward_rows(const Rows<T>& r, std::int64_t begin, std::int64_
 }
 
 using BFloat16 = c10::BFloat16;
-TUNE_CPU_CLONES void forward(const Rows<float>& r, std::int64_t begin, std::int64_t end) { forward_rows(r, begin, end); }
-TUNE_CPU_CLONES void forward(const Rows<BFloat16>& r, std::int64_t begin, std::int64_t end) { forward_rows(r, begin, end); }
-TUNE_CPU_CLONES void backward(const Rows<float>& r, std::int64_t begin, std::int64_t end) { backward_rows(r, begin, end); }
+TUNE_CPU_CLONES void forward(const Rows<float>& r, std::int64_t begin, std::int64_t end) {
+  forward_rows(r, begin, end);
+}
+TUNE_CPU_CLONES void forward(const Rows<BFloat16>& r, std::int64_t begin, std::int64_t end) {
+  forward_rows(r, begin, end);
+}
+TUNE_CPU_CLONES void backward(const Rows<float>& r, std::int64_t begin, std::int64_t end) {
+  backward_rows(r, begin, end);
+}
 TUNE_CPU_CLONES void backward(const Rows<BFloat16>& r, std::int64_t begin, std::int64_t end) {
   backward_rows(r, begin, end);
 }

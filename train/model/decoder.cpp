@@ -196,7 +196,8 @@ at::Tensor Decoder::forward_cached(const std::vector<std::int32_t>& ids, KeyValu
   const auto count = static_cast<std::int32_t>(ids.size());
   TUNE_CHECK(cache.tokens == 0 || count == 1, "{} ids into a cache of {}", count, cache.tokens);
   std::vector<std::int32_t> positions(ids.size());
-  for (std::int32_t i = 0; i < count; ++i) positions[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(cache.tokens) + i;
+  for (std::int32_t i = 0; i < count; ++i)
+    positions[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(cache.tokens) + i;
   no_dropout();
   const Sequence sequence = p.make_sequence(positions, {0, count});
   cache.layers.resize(p.layers.size());

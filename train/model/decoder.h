@@ -17,7 +17,7 @@ namespace tune {
 /// One trained tensor. `value` is what the forward reads; where that is not fp32 the optimizer works on `master` and
 /// value is rounded from it after each step. gradient [as value] fp32, summed over micro-batches, zero after a step.
 struct Parameter {
-  std::string name;  // PEFT's key for adapters ("base_model.model.….lora_A.weight"), the Hugging Face name else
+  std::string name;   // PEFT's key for adapters ("base_model.model.….lora_A.weight"), the Hugging Face name else
   at::Tensor value;   // may be a strided view
   at::Tensor master;  // fp32, contiguous; the very same tensor as value where that is fp32 and contiguous
   at::Tensor gradient;
@@ -25,12 +25,12 @@ struct Parameter {
 };
 
 struct DecoderOptions {
-  Dtype dtype = Dtype::bf16;      // of weights and activations
-  std::string device = "cpu";     // as at::Device reads it
-  AdapterOptions adapter;         // type none: every weight is trained
-  bool training = true;           // false: no gradient buffers, nothing is trained
+  Dtype dtype = Dtype::bf16;   // of weights and activations
+  std::string device = "cpu";  // as at::Device reads it
+  AdapterOptions adapter;      // type none: every weight is trained
+  bool training = true;        // false: no gradient buffers, nothing is trained
   bool gradient_checkpointing = false;
-  std::int64_t seed = 42;         // of the adapter's initial values and dropout
+  std::int64_t seed = 42;  // of the adapter's initial values and dropout
 };
 
 /// Keys and values of one growing sequence, a tensor [tokens, 2 * kv_heads * head_dim] a layer.
@@ -39,8 +39,8 @@ struct KeyValueCache {
   std::int64_t tokens = 0;
 };
 
-/// The Llama family: pre-norm blocks of grouped-query attention and SwiGLU. Forward and backward are written out by hand,
-/// layer by layer: the tape is the list of saved tensors, nothing else is kept. One thread at a time.
+/// The Llama family: pre-norm blocks of grouped-query attention and SwiGLU. Forward and backward are written out by
+/// hand, layer by layer: the tape is the list of saved tensors, nothing else is kept. One thread at a time.
 class Decoder {
  public:
   /// Reads every weight named by `config` from `weights` straight into place. The weights have been checked

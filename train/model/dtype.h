@@ -1,6 +1,6 @@
 #pragma once
-#include <ATen/core/Tensor.h>
 #include <ATen/TensorOptions.h>
+#include <ATen/core/Tensor.h>
 
 #include "train/model/decoder.h"
 
@@ -8,9 +8,12 @@ namespace tune {
 
 inline at::ScalarType scalar_type(Dtype dtype) {
   switch (dtype) {
-    case Dtype::fp32: return at::kFloat;
-    case Dtype::bf16: return at::kBFloat16;
-    case Dtype::fp16: return at::kHalf;
+    case Dtype::fp32:
+      return at::kFloat;
+    case Dtype::bf16:
+      return at::kBFloat16;
+    case Dtype::fp16:
+      return at::kHalf;
   }
   return at::kFloat;
 }

@@ -18,7 +18,9 @@ std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int3
   const auto asked = static_cast<std::int64_t>(prompt.size());
   if (prompt.empty()) throw Error{Fault::data, {}, "the prompt is empty", "give at least one token"};
   if (asked >= context)
-    throw Error{Fault::data, {}, fmt::format("the prompt has {} tokens; the model's context is {}", asked, context),
+    throw Error{Fault::data,
+                {},
+                fmt::format("the prompt has {} tokens; the model's context is {}", asked, context),
                 "shorten the prompt"};
   auto generator = at::detail::createCPUGenerator(static_cast<std::uint64_t>(options.seed));
   KeyValueCache cache;
@@ -26,11 +28,12 @@ std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int3
   const std::int64_t room = std::min(options.max_tokens, context - asked);
   while (static_cast<std::int64_t>(answer.size()) < room) {
     const at::Tensor hidden = decoder.forward_cached(next, cache);
-    const at::Tensor scores = matmul_nt(hidden.narrow(0, hidden.size(0) - 1, 1), decoder.head_weight()).to(at::kFloat).cpu();
-    const std::int64_t id = options.temperature > 0
-                                ? at::multinomial(at::softmax(scores / options.temperature, -1), 1, false, generator)
-                                      .item<std::int64_t>()
-                                : scores.argmax().item<std::int64_t>();
+    const at::Tensor scores =
+        matmul_nt(hidden.narrow(0, hidden.size(0) - 1, 1), decoder.head_weight()).to(at::kFloat).cpu();
+    const std::int64_t id =
+        options.temperature > 0
+            ? at::multinomial(at::softmax(scores / options.temperature, -1), 1, false, generator).item<std::int64_t>()
+            : scores.argmax().item<std::int64_t>();
     const auto token = static_cast<std::int32_t>(id);
     if (std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end()) break;
     answer.push_back(token);

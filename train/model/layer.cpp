@@ -21,10 +21,13 @@ Layer::Layer(const ModelConfig& config, std::int64_t index, const DecoderOptions
              .window = config.sliding_window},
       prefix_(fmt::format("model.layers.{}.", index)) {
   const std::int64_t hidden = config.hidden_size, inner = config.intermediate_size;
-  const std::int64_t q = config.num_attention_heads * config.head_dim, kv = config.num_key_value_heads * config.head_dim;
-  const auto module = [&](const char* name, std::int64_t rows) { return LinearModule{.name = prefix_ + name, .rows = rows}; };
-  qkv = LinearGroup({module("self_attn.q_proj", q), module("self_attn.k_proj", kv), module("self_attn.v_proj", kv)}, hidden,
-                    options);
+  const std::int64_t q = config.num_attention_heads * config.head_dim,
+                     kv = config.num_key_value_heads * config.head_dim;
+  const auto module = [&](const char* name, std::int64_t rows) {
+    return LinearModule{.name = prefix_ + name, .rows = rows};
+  };
+  qkv = LinearGroup({module("self_attn.q_proj", q), module("self_attn.k_proj", kv), module("self_attn.v_proj", kv)},
+                    hidden, options);
   o = LinearGroup({module("self_attn.o_proj", hidden)}, q, options);
   gate_up = LinearGroup({module("mlp.gate_proj", inner), module("mlp.up_proj", inner)}, hidden, options);
   down = LinearGroup({module("mlp.down_proj", hidden)}, inner, options);
@@ -47,8 +50,11 @@ void Layer::train_weights() {
 void Layer::append_parameters(std::vector<Parameter>& parameters) {
   const auto norm = [&](const char* name, at::Tensor& value, at::Tensor& master, at::Tensor& gradient) {
     if (gradient.defined())
-      parameters.push_back(
-          {.name = prefix_ + name + ".weight", .value = value, .master = master, .gradient = gradient, .decays = false});
+      parameters.push_back({.name = prefix_ + name + ".weight",
+                            .value = value,
+                            .master = master,
+                            .gradient = gradient,
+                            .decays = false});
   };
   norm("input_layernorm", input_norm, input_norm_master_, input_norm_gradient_);
   qkv.append_parameters(parameters);
@@ -66,21 +72,22 @@ DropoutKey Layer::dropout_key(const Sequence& sequence, std::uint64_t group) con
 }
 
 at::Tensor Layer::mlp(const at::Tensor& normed, const Sequence& sequence, LayerTape* tape) const {
-  at::Tensor gate_up_values = gate_up.forward(normed, tape != nullptr ? &tape->gate_up_down : nullptr, sequence.adapter_on,
-                                              dropout_key(sequence, 2));
+  at::Tensor gate_up_values = gate_up.forward(normed, tape != nullptr ? &tape->gate_up_down : nullptr,
+                                              sequence.adapter_on, dropout_key(sequence, 2));
   const at::Tensor inner = swiglu(gate_up_values);
   if (tape != nullptr) tape->gate_up = gate_up_values;
-  return down.forward(inner, tape != nullptr ? &tape->down_down : nullptr, sequence.adapter_on, dropout_key(sequence, 3));
+  return down.forward(inner, tape != nullptr ? &tape->down_down : nullptr, sequence.adapter_on,
+                      dropout_key(sequence, 3));
 }
 
 at::Tensor Layer::forward(const at::Tensor& x, const Sequence& sequence, LayerTape* tape) const {
   const RmsNormResult norm_1 = rms_norm(x, input_norm, eps_);
-  at::Tensor rotated = qkv.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter_on,
-                                   dropout_key(sequence, 0));
+  at::Tensor rotated =
+      qkv.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter_on, dropout_key(sequence, 0));
   rope_(rotated, shape_.query_heads + shape_.kv_heads, shape_.head_dim, sequence.positions, sequence.rope, false);
   const AttentionResult attended = attention(rotated, sequence.document_starts, shape_);
-  at::Tensor middle = o.forward(attended.out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on,
-                                dropout_key(sequence, 1));
+  at::Tensor middle =
+      o.forward(attended.out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on, dropout_key(sequence, 1));
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
   at::Tensor y = mlp(norm_2.y, sequence, tape);
   y.add_(middle);
@@ -105,7 +112,8 @@ at::Tensor Layer::backward(at::Tensor d_y, const Sequence& sequence, LayerTape& 
     const at::Tensor normed = rms_norm_recompute(tape.middle, post_attention_norm, tape.inv_rms_2);
     const at::Tensor d_normed =
         gate_up.backward(tape.gate_up, normed, tape.gate_up_down, true, dropout_key(sequence, 2));
-    rms_norm_backward_add_(d_y, d_normed, tape.middle, post_attention_norm, tape.inv_rms_2, post_attention_norm_gradient_);
+    rms_norm_backward_add_(d_y, d_normed, tape.middle, post_attention_norm, tape.inv_rms_2,
+                           post_attention_norm_gradient_);
     tape.gate_up = tape.middle = at::Tensor();
   }
   at::Tensor d_qkv;
@@ -142,7 +150,8 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const Sequence& sequence, 
     const std::int64_t seen = shape_.window > 0 ? std::min(shape_.window, cache.size(0)) : cache.size(0);
     const at::Tensor visible = cache.narrow(0, cache.size(0) - seen, seen);
     const at::Tensor keys = visible.narrow(1, 0, kv_columns).view({seen, shape_.kv_heads, d}).permute({1, 2, 0});
-    const at::Tensor values = visible.narrow(1, kv_columns, kv_columns).view({seen, shape_.kv_heads, d}).transpose(0, 1);
+    const at::Tensor values =
+        visible.narrow(1, kv_columns, kv_columns).view({seen, shape_.kv_heads, d}).transpose(0, 1);
     const at::Tensor query = rotated.narrow(1, 0, q_columns).reshape({shape_.kv_heads, group, d});
     const at::Tensor scores = at::matmul(query, keys).to(at::kFloat).div_(std::sqrt(static_cast<double>(d)));
     attended = at::matmul(at::softmax(scores, -1).to(values.scalar_type()), values).reshape({tokens, q_columns});

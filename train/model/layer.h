@@ -14,7 +14,7 @@ namespace tune {
 
 /// What a layer has to know of a micro-batch besides the hidden states.
 struct Sequence {
-  at::Tensor positions;                      // [tokens] int32
+  at::Tensor positions;  // [tokens] int32
   std::vector<std::int32_t> document_starts;
   RopeTable rope;
   bool adapter_on = true;
@@ -57,7 +57,7 @@ class Layer {
   double eps_;
   AttentionShape shape_;
   std::string prefix_;
-  at::Tensor input_norm_master_, post_attention_norm_master_;      // full fine-tuning only
+  at::Tensor input_norm_master_, post_attention_norm_master_;  // full fine-tuning only
   at::Tensor input_norm_gradient_, post_attention_norm_gradient_;
 };
 

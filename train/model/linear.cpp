@@ -84,7 +84,8 @@ at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const
   return (x * at::empty_like(x).bernoulli_(keep, generator)).mul_(1 / keep);
 }
 
-at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout) const {
+at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on,
+                                const DropoutKey& dropout) const {
   at::Tensor y = matmul_nt(x, weight_);
   if (adapted_ == 0 || !adapter_on) return y;
   at::Tensor projected;
@@ -93,7 +94,8 @@ at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adap
   } else {
     projected = at::empty({x.size(0), adapted_ * rank_}, x.options());
     for (std::int64_t i = 0; i < adapted_; ++i)
-      projected.narrow(1, i * rank_, rank_).copy_(matmul_nt(dropped(x, i, dropout), lora_a_.narrow(0, i * rank_, rank_)));
+      projected.narrow(1, i * rank_, rank_)
+          .copy_(matmul_nt(dropped(x, i, dropout), lora_a_.narrow(0, i * rank_, rank_)));
   }
   add_matmul_(y, projected, lora_b_.t(), scale_);
   if (down != nullptr) *down = projected;

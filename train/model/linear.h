@@ -23,9 +23,9 @@ struct DropoutKey {
   std::uint64_t seed = 0;  // of (seed, step, micro-batch, group)
 };
 
-/// Linear layers that read the same input, as one product: y = x W^T + scale * (x A^T) B^T with the modules' weights one
-/// below the other. The adapters' A lie one below the other too; their B are the blocks of one block-diagonal matrix.
-/// (Hu et al. 2021. Four products a group, whatever the number of modules.)
+/// Linear layers that read the same input, as one product: y = x W^T + scale * (x A^T) B^T with the modules' weights
+/// one below the other. The adapters' A lie one below the other too; their B are the blocks of one block-diagonal
+/// matrix. (Hu et al. 2021. Four products a group, whatever the number of modules.)
 class LinearGroup {
  public:
   LinearGroup() = default;
@@ -56,12 +56,12 @@ class LinearGroup {
   at::Tensor dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const;
 
   std::vector<LinearModule> modules_;
-  at::Tensor weight_;                            // [rows, in]
-  at::Tensor weight_master_, weight_gradient_;   // fp32, full fine-tuning only
+  at::Tensor weight_;                           // [rows, in]
+  at::Tensor weight_master_, weight_gradient_;  // fp32, full fine-tuning only
   std::int64_t adapted_ = 0, rank_ = 0;
   double scale_ = 1;
-  at::Tensor lora_a_, lora_b_;                   // [adapted * r, in], [rows, adapted * r] block-diagonal; compute dtype
-  at::Tensor lora_a_master_, lora_a_gradient_;   // fp32
+  at::Tensor lora_a_, lora_b_;                  // [adapted * r, in], [rows, adapted * r] block-diagonal; compute dtype
+  at::Tensor lora_a_master_, lora_a_gradient_;  // fp32
   std::vector<at::Tensor> lora_b_master_, lora_b_gradient_;  // [module rows, r] fp32 each
 };
 

@@ -28,9 +28,12 @@ bool all_finite(const void* data, std::int64_t count, Word exponent) {
 
 bool all_finite(const at::Tensor& t) {
   switch (t.scalar_type()) {
-    case at::kFloat: return all_finite<std::uint32_t>(t.const_data_ptr(), t.numel(), 0x7F800000u);
-    case at::kBFloat16: return all_finite<std::uint16_t>(t.const_data_ptr(), t.numel(), 0x7F80u);
-    default: return all_finite<std::uint16_t>(t.const_data_ptr(), t.numel(), 0x7C00u);
+    case at::kFloat:
+      return all_finite<std::uint32_t>(t.const_data_ptr(), t.numel(), 0x7F800000u);
+    case at::kBFloat16:
+      return all_finite<std::uint16_t>(t.const_data_ptr(), t.numel(), 0x7F80u);
+    default:
+      return all_finite<std::uint16_t>(t.const_data_ptr(), t.numel(), 0x7C00u);
   }
 }
 
@@ -39,8 +42,11 @@ void load_one(const WeightSource& weights, const WeightSlot& slot) {
                                               : at::empty(slot.destination.sizes(), slot.destination.scalar_type());
   weights.read(slot.name, dtype_of(host), {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()});
   if (!all_finite(host))
-    throw Error{Fault::data, {}, fmt::format("tensor {} of the base model holds NaN or infinity", slot.name),
-                "the file is damaged, or its numbers do not fit the dtype: try train.precision: bf16 or fetch it again"};
+    throw Error{
+        Fault::data,
+        {},
+        fmt::format("tensor {} of the base model holds NaN or infinity", slot.name),
+        "the file is damaged, or its numbers do not fit the dtype: try train.precision: bf16 or fetch it again"};
   if (!slot.destination.is_cpu()) slot.destination.copy_(host);
 }
 

@@ -18,7 +18,8 @@ void TunedWeights::read(std::string_view name, Dtype dtype, std::span<std::byte>
   for (const Parameter& parameter : decoder_->trained()) {
     if (parameter.name != name) continue;
     const at::Tensor host = parameter.master.cpu().to(scalar_type(dtype)).contiguous();
-    TUNE_CHECK(host.nbytes() == destination.size(), "{} bytes for {} of {}", destination.size(), parameter.name, host.nbytes());
+    TUNE_CHECK(host.nbytes() == destination.size(), "{} bytes for {} of {}", destination.size(), parameter.name,
+               host.nbytes());
     std::memcpy(destination.data(), host.const_data_ptr(), host.nbytes());
     return;
   }

@@ -13,8 +13,8 @@ struct Loss {
   std::int64_t trained_tokens = 0;
 };
 
-/// Next-token loss over the labelled positions of `batch`. With `backward`, adds the gradients of scale * sum to those of
-/// decoder.trained(). Logits exist for labelled positions only, a chunk at a time.
+/// Next-token loss over the labelled positions of `batch`. With `backward`, adds the gradients of scale * sum to those
+/// of decoder.trained(). Logits exist for labelled positions only, a chunk at a time.
 Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, bool backward);
 
 /// Logits [rows, vocab] fp32 of the given rows of the batch, for judges and tests.
