@@ -52,6 +52,7 @@ class FolderWeights : public WeightSource {
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override {
     const SafetensorsFile& file = file_with(name);
     convert_elements(convertible(file, name).dtype, file.bytes(name), dtype, destination);
+    file.release(file.bytes(name));
   }
 
   void read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,

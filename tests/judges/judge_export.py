@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
 from conftest import SEED
 from llama_cpp import LlamaCpp, divergence
-from tune_program import QUICKSTART, probe, recipe_for, shown_rows, tune, write_chats, write_recipe
+from tune_program import QUICKSTART, peak_memory, probe, recipe_for, shown_rows, tune, write_chats, write_recipe
 
 LOGITS = 1e-4
 KL = {"f32": 1e-6, "f16": 1e-5, "q8_0": 1e-3}  # nats a token
@@ -133,6 +133,18 @@ def test_llama_cpp_applies_the_gguf_adapter(run, tmp_path):
     assert divergence(ours, without) > 1e-3, "the adapter does nothing, so nothing is judged"
     theirs = LlamaCpp(tmp_path / "base.gguf", run.file("adapter.gguf")).log_probabilities(run.ids)
     assert divergence(ours, theirs) <= KL["f32"]
+
+
+def test_exports_are_streamed(tmp_path):
+    """A model of 538 MB in fp32, whose largest tensor has 113 MB."""
+    file = QUICKSTART / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.is_file():
+        pytest.skip(f"{file} is absent: ./tools/quickstart.sh fetches it")
+    idle = peak_memory("--version")
+    for name, arguments in [("hf", ["hf", "--quant", "f32"]), ("f32.gguf", ["gguf", "--quant", "f32"]), ("q8.gguf", ["gguf", "--quant", "q8_0"])]:
+        peak = peak_memory("export", "--format", *arguments, "--model", file, "--output", tmp_path / name)
+        print(f"{name}: {(peak - idle) / 2**20:.0f} MiB over idle")
+        assert peak - idle <= 1.2 * 49152 * 576 * 4 + 200e6
 
 
 def test_the_real_smollm2_becomes_a_folder_and_a_gguf(tmp_path):

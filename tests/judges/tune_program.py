@@ -25,6 +25,14 @@ def tune(*arguments, expect=0, timeout=600, **environment):
     return done
 
 
+def peak_memory(*arguments):
+    """Bytes that the program held at most, by the kernel's count."""
+    process = subprocess.Popen([str(BINARY), *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, arguments
+    return usage.ru_maxrss * 1024
+
+
 def probe(request, output):
     """Logits, losses and gradients of tests/judges/model_probe.cpp as a dictionary of tensors."""
     request = {"dtype": "fp32", **request, "output": str(output)}

@@ -5,8 +5,22 @@
 namespace tune {
 namespace {
 
-constexpr std::int64_t kProgramBytes = 290 << 20;  // LibTorch, oneDNN's compiled products and the program itself
+constexpr std::int64_t kProgramBytes = 210 << 20;  // LibTorch, oneDNN's prepared products and the program itself
 constexpr std::int64_t kLogitRows = 256;           // chunk of the cross-entropy
+
+// B of the modules that share an input stands in one matrix [all their rows, all their ranks], zero off the diagonal.
+std::int64_t dense_b_bytes(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element) {
+  const std::vector<std::string> targets = adapted_modules(adapter);
+  const auto ranks = [&](std::initializer_list<const char*> names) {
+    return adapter.lora_r * std::count_if(names.begin(), names.end(), [&](const char* name) {
+             return std::find(targets.begin(), targets.end(), name) != targets.end();
+           });
+  };
+  const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  const std::int64_t elements =
+      (q + 2 * kv) * ranks({"q_proj", "k_proj", "v_proj"}) + 2 * c.intermediate_size * ranks({"gate_proj", "up_proj"});
+  return c.num_hidden_layers * elements * element;
+}
 
 }  // namespace
 
@@ -18,28 +32,34 @@ std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& ad
   return elements * element_bytes + 4 * (c.num_attention_heads + 2);  // log-sum-exp and two inverse norms in fp32
 }
 
-std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& config, const Plan& plan) {
+std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c, const Plan& plan) {
   const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
   const std::int64_t element = dtype == Dtype::fp32 ? 4 : 2, tokens = plan.micro_batch_tokens,
                      trained = plan.trainable_parameters;
   const bool full = recipe.adapter.type == AdapterType::none;
-  const std::int64_t tape = tape_bytes_per_token(config, recipe.adapter, element) * tokens;
-  const std::int64_t q = config.num_attention_heads * config.head_dim,
-                     kv = config.num_key_value_heads * config.head_dim;
-  const std::int64_t working =
-      (4 * config.hidden_size + q + (q + 2 * kv) + 3 * config.intermediate_size) * element * tokens;
+  const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  const std::int64_t row = element * tokens, hidden = c.hidden_size * row;
+
   std::vector<MemoryItem> items = {{"program", kProgramBytes}, {"base weights", plan.parameters * element}};
   if (full && element != 4) items.push_back({"fp32 masters", trained * 4});
-  if (!full) items.push_back({"adapter and masters", trained * (element + 4)});
+  if (!full)
+    items.push_back(
+        {"adapter and masters", trained * (element == 4 ? 4 : 6) + dense_b_bytes(c, recipe.adapter, element)});
   items.push_back({"gradients", trained * 4});
   items.push_back({"optimizer", recipe.train.optim == OptimizerType::adamw ? trained * 8 : 0});
-  if (recipe.train.gradient_checkpointing)
-    items.push_back({"activations", tape + config.num_hidden_layers * config.hidden_size * element * tokens});
-  else
-    items.push_back({"activations", tape * config.num_hidden_layers});
-  items.push_back({"working space", working});
-  items.push_back({"logits chunk", kLogitRows * config.vocab_size * (element + 4)});
-  if (full) items.push_back({"weight gradient of one product", config.vocab_size * config.hidden_size * element});
+
+  const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;
+  const bool checkpointing = recipe.train.gradient_checkpointing;
+  items.push_back({"activations", checkpointing ? tape + c.num_hidden_layers * hidden : tape * c.num_hidden_layers});
+
+  // The loss and the backward of a layer take turns: what one frees the other uses.
+  std::int64_t loss = kLogitRows * c.vocab_size * element + 3 * hidden;
+  std::int64_t layer = 4 * hidden + std::max(2 * c.intermediate_size, 2 * q + 2 * kv) * row;
+  if (full) {
+    layer += 2 * c.intermediate_size * c.hidden_size * element;
+    if (element != 4) loss += c.vocab_size * c.hidden_size * element;
+  }
+  items.push_back({"working space", std::max(loss, layer)});
   return items;
 }
 
