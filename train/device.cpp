@@ -5,6 +5,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <fstream>
 
 #include "recipes/schema/error.h"
@@ -20,11 +21,20 @@ std::string chosen_device(Device wanted) {
                 at::globalContext().hasCUDART() ? "train.device is cuda, but no GPU is visible"
                                                 : "train.device is cuda, but this program was built without CUDA",
                 "run `tune doctor` to see what is missing, or set train.device: cpu"};
-  return found && wanted != Device::cpu ? "cuda:0" : "cpu";
+  if (!found || wanted == Device::cpu) return "cpu";
+  const cuda::DeviceFacts facts = cuda::device_facts(at::Device("cuda:0"));
+  constexpr int kAmpere = 80;  // the first with bf16 products
+  if (facts.capability < kAmpere)
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("{} has compute capability {}.{}; 8.0 is needed", facts.name, facts.capability / 10,
+                            facts.capability % 10),
+                "choose another card with CUDA_VISIBLE_DEVICES, or set train.device: cpu"};
+  return "cuda:0";
 }
 
 std::string device_name(const std::string& device) {
-  if (device != "cpu") return cuda::device_name(at::Device(device));
+  if (device != "cpu") return cuda::device_facts(at::Device(device)).name;
   std::ifstream cpu("/proc/cpuinfo");
   std::string line, name = "CPU";
   while (std::getline(cpu, line)) {
@@ -33,6 +43,13 @@ std::string device_name(const std::string& device) {
     break;
   }
   return fmt::format("{}, {} threads", name, at::get_num_threads());
+}
+
+void use_exact_kernels(const std::string& device, bool wanted) {
+  if (device == "cpu") return;
+  at::globalContext().setDeterministicAlgorithms(wanted, /*warn_only=*/true);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);  // would write NaN into every new tensor
+  if (wanted) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);         // cuBLAS reads it when it first runs
 }
 
 std::int64_t peak_memory_bytes(const std::string& device) {

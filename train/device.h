@@ -6,11 +6,15 @@
 
 namespace tune {
 
-/// "cpu" or "cuda:0". Error{Fault::recipe} when cuda is asked for and this program or machine has none.
+/// "cpu" or "cuda:0". Error{Fault::recipe} when cuda is asked for and this program or machine has none, or one that is
+/// too old.
 std::string chosen_device(Device wanted);
 
 /// "AMD EPYC, 2 threads" or the GPU's name: for run.json and progress.
 std::string device_name(const std::string& device);
+
+/// On CUDA: only kernels whose results repeat to the last bit, though some are slower. The CPU has no others.
+void use_exact_kernels(const std::string& device, bool wanted);
 
 /// Peak of this process's memory so far: resident set on the CPU, allocator's peak on CUDA. Bytes.
 std::int64_t peak_memory_bytes(const std::string& device);

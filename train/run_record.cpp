@@ -13,9 +13,9 @@
 #include "checkpoints/files/hash.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/writer.h"
-#include "revision.h"
 #include "train/device.h"
 #include "train/kernels/matmul.h"
+#include "train/revision.h"
 
 namespace tune {
 namespace {

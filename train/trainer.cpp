@@ -108,7 +108,9 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
       loader_(*inputs_.train_rows, recipe.data, recipe.train),
       plan_(make_plan(recipe, inputs_.base.config, &loader_)),
       record_(recipe, inputs_, plan_) {
-  decoder_ = load_decoder(inputs_.base, decoder_options(recipe_, true));
+  const DecoderOptions options = decoder_options(recipe_, true);
+  use_exact_kernels(options.device, recipe_.train.deterministic);
+  decoder_ = load_decoder(inputs_.base, options);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   restore(resume);
   // Not before the checkpoint was found to belong to this recipe.

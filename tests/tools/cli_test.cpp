@@ -92,7 +92,7 @@ TEST(CommandLine, EveryVerbHasHelpWithAnExample) {
 TEST(CommandLine, VersionNamesLibTorch) {
   const Outcome outcome = tune({"--version"});
   EXPECT_EQ(outcome.exit_code, 0);
-  EXPECT_THAT(outcome.out, ::testing::MatchesRegex("tune [0-9.]+\nLibTorch 2\\.[^\n]+\nCUDA (yes|no)\n"));
+  EXPECT_THAT(outcome.out, ::testing::MatchesRegex("tune [0-9.]+ [(][^\n]+[)]\nLibTorch 2\\.[^\n]+\nCUDA (yes|no)\n"));
 }
 
 TEST(CommandLine, UnknownVerbIsAnsweredWithTheNearest) {

@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
 
-#include "revision.h"
 #include "tools/verbs/verbs.h"
+#include "train/revision.h"
 
 namespace tune {
 

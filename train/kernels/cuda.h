@@ -30,7 +30,10 @@ AttentionResult attention(const at::Tensor& qkv, const std::vector<std::int32_t>
 at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, const AttentionResult& forward,
                               const std::vector<std::int32_t>& document_starts, const AttentionShape& shape);
 
-/// "NVIDIA H200".
-std::string device_name(const at::Device& device);
+struct DeviceFacts {
+  std::string name;    // "NVIDIA H200"
+  int capability = 0;  // 90
+};
+DeviceFacts device_facts(const at::Device& device);
 
 }  // namespace tune::cuda

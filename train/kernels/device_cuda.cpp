@@ -4,6 +4,9 @@
 
 namespace tune::cuda {
 
-std::string device_name(const at::Device& device) { return at::cuda::getDeviceProperties(device.index())->name; }
+DeviceFacts device_facts(const at::Device& device) {
+  const cudaDeviceProp& properties = *at::cuda::getDeviceProperties(device.index());
+  return {.name = properties.name, .capability = properties.major * 10 + properties.minor};
+}
 
 }  // namespace tune::cuda

@@ -27,6 +27,6 @@ at::Tensor attention_backward(const at::Tensor&, const at::Tensor&, const Attent
                               const std::vector<std::int32_t>&, const AttentionShape&) {
   refuse();
 }
-std::string device_name(const at::Device&) { refuse(); }
+DeviceFacts device_facts(const at::Device&) { refuse(); }
 
 }  // namespace tune::cuda
