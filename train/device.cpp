@@ -10,9 +10,9 @@
 
 #include "recipes/schema/error.h"
 #include "train/kernels/cuda.h"
+#include "train/plan/process.h"
 
 namespace tune {
-
 std::string chosen_device(Device wanted) {
   const bool found = at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
   if (wanted == Device::cuda && !found)
@@ -58,17 +58,7 @@ std::int64_t peak_memory_bytes(const std::string& device) {
     if (allocator == nullptr || !allocator->initialized()) return 0;
     return allocator->getDeviceStats(at::Device(device).index()).allocated_bytes[0].peak;  // 0: of all pools together
   }
-  std::ifstream status("/proc/self/status");
-  std::string key;
-  std::int64_t kilobytes = 0;
-  while (status >> key) {
-    if (key == "VmHWM:") {
-      status >> kilobytes;
-      break;
-    }
-    status.ignore(4096, '\n');
-  }
-  return kilobytes * 1024;
+  return peak_resident_bytes();
 }
 
 }  // namespace tune

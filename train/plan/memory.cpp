@@ -2,11 +2,20 @@
 
 #include <algorithm>
 
+#include "train/plan/process.h"
+
 namespace tune {
 namespace {
 
-constexpr std::int64_t kProgramBytes = 210 << 20;  // LibTorch, oneDNN's prepared products and the program itself
-constexpr std::int64_t kLogitRows = 256;           // chunk of the cross-entropy
+constexpr std::int64_t kPreparedBytes = 75 << 20;  // oneDNN's prepared products
+constexpr std::int64_t kLogitRows = 256;            // chunk of the cross-entropy
+
+// LibTorch and the program itself: how much of it is resident differs between builds with and without CUDA by a factor of
+// three, and between machines, so that what there is now is a better guess than any constant.
+std::int64_t program_bytes() {
+  static const std::int64_t now = resident_bytes();
+  return now + kPreparedBytes;
+}
 
 // B of the modules that share an input stands in one matrix [all their rows, all their ranks], zero off the diagonal.
 std::int64_t dense_b_bytes(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element) {
@@ -40,7 +49,7 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const std::int64_t row = element * tokens, hidden = c.hidden_size * row;
 
-  std::vector<MemoryItem> items = {{"program", kProgramBytes}, {"base weights", plan.parameters * element}};
+  std::vector<MemoryItem> items = {{"program", program_bytes()}, {"base weights", plan.parameters * element}};
   if (full && element != 4) items.push_back({"fp32 masters", trained * 4});
   if (!full)
     items.push_back(
