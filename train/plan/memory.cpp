@@ -8,10 +8,10 @@ namespace tune {
 namespace {
 
 constexpr std::int64_t kPreparedBytes = 75 << 20;  // oneDNN's prepared products
-constexpr std::int64_t kLogitRows = 256;            // chunk of the cross-entropy
+constexpr std::int64_t kLogitRows = 256;           // chunk of the cross-entropy
 
-// LibTorch and the program itself: how much of it is resident differs between builds with and without CUDA by a factor of
-// three, and between machines, so that what there is now is a better guess than any constant.
+// LibTorch and the program itself: how much of it is resident differs between builds with and without CUDA by a factor
+// of three, and between machines, so that what there is now is a better guess than any constant.
 std::int64_t program_bytes() {
   static const std::int64_t now = resident_bytes();
   return now + kPreparedBytes;
