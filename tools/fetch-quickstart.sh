@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fetches the quickstart's model and rows into build/quickstart. Nothing is fetched where both are there already.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
+trap 'echo "fetch-quickstart.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 folder=build/quickstart
 model=SmolLM2-135M-Instruct.Q4_1.gguf
 rows=faq-en.jsonl

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # From nothing to a tuned model: installs, builds, then tunes SmolLM2-135M-Instruct on a building firm's customer
 # questions. Arguments go to `tune run`: ./tools/quickstart.sh --set train.num_train_epochs=1
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
+trap 'echo "quickstart.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 ./tools/build.sh
 ./tools/fetch-quickstart.sh
 TUNE_QUICKSTART="$PWD/build/quickstart" ./build/tune run --recipe recipes/quickstart.yaml --resume never "$@"

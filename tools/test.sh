@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs, builds, then runs every test. Arguments go to ctest: ./tools/test.sh -L fast
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
+trap 'echo "test.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 TUNE_TEST_REQUIREMENTS=tests/requirements.txt ./tools/build.sh
 ./tools/fetch-quickstart.sh
 exec .venv/bin/ctest --test-dir build --output-on-failure --no-tests=error "$@"

@@ -45,6 +45,16 @@ std::string device_name(const std::string& device) {
   return fmt::format("{}, {} threads", name, at::get_num_threads());
 }
 
+double peak_flops(const std::string& device) {
+  if (device == "cpu") return 0;
+  constexpr std::pair<const char*, double> kPeaks[] = {
+      {"H200", 989e12}, {"H100", 989e12}, {"A100", 312e12}, {"L40S", 362e12}, {"RTX 4090", 165e12}};
+  const std::string name = device_name(device);
+  for (const auto& [part, peak] : kPeaks)
+    if (name.find(part) != std::string::npos) return peak;
+  return 0;
+}
+
 void use_exact_kernels(const std::string& device, bool wanted) {
   if (device == "cpu") return;
   at::globalContext().setDeterministicAlgorithms(wanted, /*warn_only=*/true);

@@ -13,6 +13,10 @@ std::string chosen_device(Device wanted);
 /// "AMD EPYC, 2 threads" or the GPU's name: for run.json and progress.
 std::string device_name(const std::string& device);
 
+/// Dense bf16 products the device can do a second, as its maker publishes it; 0 where that is not known, and on the
+/// CPU.
+double peak_flops(const std::string& device);
+
 /// On CUDA: only kernels whose results repeat to the last bit, though some are slower. The CPU has no others.
 void use_exact_kernels(const std::string& device, bool wanted);
 

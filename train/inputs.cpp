@@ -10,6 +10,28 @@
 #include "train/model/generate.h"
 
 namespace tune {
+namespace {
+
+// Ids that end an answer: the model's own EOS ids, the tokenizer's and the template's.
+std::vector<std::int32_t> stop_ids(const Inputs& inputs) {
+  std::vector<std::int32_t> ids;
+  for (const std::int64_t id : inputs.base.config.eos_token_ids) ids.push_back(static_cast<std::int32_t>(id));
+  if (inputs.tokenizer->eos_id) ids.push_back(*inputs.tokenizer->eos_id);
+  const std::string_view end = inputs.chat_template->end_of_turn();
+  if (const auto id = end.empty() ? std::nullopt : inputs.tokenizer->token_id(end)) ids.push_back(*id);
+  return ids;
+}
+
+void warn_of_foreign_template(const ChatTemplate& chat_template, const Tokenizer& tokenizer) {
+  const std::string_view end = chat_template.end_of_turn();
+  if (!end.empty() && !tokenizer.token_id(end))
+    fmt::print(stderr,
+               "warning: the tokenizer has no token {}, so that template {} spells it in pieces and answers end late; "
+               "choose another data.chat_template: zephyr, llama2, alpaca\n",
+               end, chat_template.name());
+}
+
+}  // namespace
 
 Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
   Inputs inputs;
@@ -23,6 +45,7 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
                     inputs.base.config.vocab_size),
         "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
   inputs.chat_template = &find_template(recipe.data.chat_template);
+  if (recipe.stage != Stage::pretrain) warn_of_foreign_template(*inputs.chat_template, *inputs.tokenizer);
   DataOptions data = recipe.data;
   if (data.cache_dir.empty() && with_train_rows) data.cache_dir = recipe.output_dir + "/cache";
   const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
@@ -49,19 +72,12 @@ std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOption
   return std::make_unique<Decoder>(base.config, *base.weights, options);
 }
 
-std::vector<std::int32_t> stop_ids(const BaseModel& base, const Tokenizer& tokenizer) {
-  std::vector<std::int32_t> ids;
-  for (const std::int64_t id : base.config.eos_token_ids) ids.push_back(static_cast<std::int32_t>(id));
-  if (tokenizer.eos_id) ids.push_back(*tokenizer.eos_id);
-  return ids;
-}
-
 std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question, std::int64_t max_tokens,
                    std::int64_t seed, double temperature) {
   const std::vector<Span> spans =
       inputs.chat_template->render({{"user", question}}, *inputs.tokenizer, TrainOn::assistant, true);
   const Row prompt = encode_spans(spans, *inputs.tokenizer, inputs.tokenizer->add_bos);
-  const std::vector<std::int32_t> ids = generate(decoder, prompt.ids, stop_ids(inputs.base, *inputs.tokenizer),
+  const std::vector<std::int32_t> ids = generate(decoder, prompt.ids, stop_ids(inputs),
                                                  {.max_tokens = max_tokens, .temperature = temperature, .seed = seed});
   return inputs.tokenizer->decode(ids);
 }

@@ -30,9 +30,6 @@ DecoderOptions decoder_options(const Recipe& recipe, bool training);
 /// Checks every tensor's name and shape, then loads.
 std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options);
 
-/// Ids that end an answer: the model's own EOS ids and the tokenizer's.
-std::vector<std::int32_t> stop_ids(const BaseModel& base, const Tokenizer& tokenizer);
-
 /// The answer to one question, in the recipe's template.
 std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question, std::int64_t max_tokens,
                    std::int64_t seed, double temperature);

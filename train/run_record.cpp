@@ -74,16 +74,19 @@ std::string hash_of(const TokenDataset& rows) {
   return xxh3_128(all);
 }
 
-// Names, types and shapes, and the first bytes of every tensor: enough to tell two base models apart within
-// milliseconds.
+// Names, types and shapes, and the first row of every tensor: enough to tell two base models apart within milliseconds.
 std::string hash_of(const BaseModel& base) {
   std::string all;
-  for (const TensorInfo& info : base.weights->tensors())
+  std::vector<std::byte> row;
+  for (const TensorInfo& info : base.weights->tensors()) {
     all += fmt::format("{} {} {};", info.name, info.dtype, fmt::join(info.shape, ","));
-  const TensorInfo& probe = *base.weights->find("model.norm.weight");
-  std::vector<std::byte> bytes(static_cast<std::size_t>(element_count(probe)) * sizeof(float));
-  base.weights->read(probe.name, Dtype::fp32, bytes);
-  return xxh3_128(all + xxh3_128(bytes));
+    if (info.shape.empty() || element_count(info) == 0) continue;
+    const std::int64_t rows = info.shape.size() == 1 ? info.shape[0] : 1;
+    row.resize(static_cast<std::size_t>(rows * (element_count(info) / info.shape[0])) * sizeof(float));
+    base.weights->read_rows(info.name, 0, rows, Dtype::fp32, row);
+    all += xxh3_128(row);
+  }
+  return xxh3_128(all);
 }
 
 Json as_json(const Plan& plan) {
@@ -111,6 +114,7 @@ RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& pla
   facts_ = {{"recipe", write_recipe(without_harmless_keys(recipe))},
             {"data", hash_of(*inputs.train_rows)},
             {"model", hash_of(inputs.base)},
+            {"device", chosen_device(recipe.train.device)},
             {"threads", std::to_string(at::get_num_threads())},
             {"fp32_matmul", fp32_matmul_library()},
             {"libtorch", TORCH_VERSION}};

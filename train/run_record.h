@@ -24,7 +24,8 @@ class RunRecord {
   std::map<std::string, std::string> facts() const;
 
   /// Error{Fault::recipe} or {Fault::data} naming what differs from the checkpoint, before and now; a warning on stderr
-  /// where only the last bits may differ (threads, library of the products). Takes `before` and `answers_before` over.
+  /// where only the last bits may differ (device, threads, library of the products). Takes `before` and
+  /// `answers_before` over.
   void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
 
   /// Totals into run.json.

@@ -19,10 +19,10 @@ void require_finite(Decoder& decoder, const StepOutcome& outcome, std::int64_t s
   throw Error{
       Fault::running,
       {},
-      fmt::format("step {}: loss {}, gradient norm {}{}; nothing was updated", step, outcome.loss, outcome.grad_norm,
-                  culprit.empty() ? "" : fmt::format(", first bad tensor: gradient of {}", culprit)),
+      fmt::format("step {}: loss {}, gradient norm {}{}; nothing was updated", step + 1, outcome.loss,
+                  outcome.grad_norm, culprit.empty() ? "" : fmt::format(", first bad tensor: gradient of {}", culprit)),
       "lower train.learning_rate, set train.max_grad_norm: 1.0, or train.precision: fp32; "
-      "the last checkpoint is intact"};
+      "earlier checkpoints are intact"};
 }
 
 }  // namespace

@@ -8,8 +8,9 @@ namespace {
 
 volatile std::sig_atomic_t requested = 0;
 
+// Schedulers send SIGUSR1 as a warning and SIGTERM some time after it: only a second SIGINT or SIGTERM is impatience.
 extern "C" void on_stop_signal(int number) {
-  if (requested != 0 && number != SIGUSR1) _exit(128 + number);
+  if (requested != 0 && requested != SIGUSR1 && number != SIGUSR1) _exit(128 + number);
   requested = number;
 }
 

@@ -125,8 +125,12 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
 }
 
 void Run::restore(const ResumeOption& resume) {
+  remove_leftovers(folder_);
+  remove_leftovers(folder_ / "export");
   if (resume.mode == ResumeOption::Mode::never) {
     remove_checkpoints(folder_);
+    // An older run's result beside this one's recipe would be taken for this one's.
+    if (std::filesystem::exists(folder_ / "final")) remove_atomically(folder_ / "final");
     return;
   }
   std::vector<std::string> warnings;
@@ -148,7 +152,10 @@ RunResult Run::train() {
   const auto start = Clock::now();
   RunResult result{.resumed_from = resumed_from_, .final_folder = folder_ / "final"};
   if (step_ == 0) {
-    if (!record_.before) record_.before = evaluate_and_log();
+    if (record_.before)  // interrupted before the first step was done: metrics.jsonl begins anew
+      reporter_->report({.step = 0, .epoch = 0, .eval_loss = record_.before->loss()});
+    else
+      record_.before = evaluate_and_log();
     record_.answers_before = sample_answers();
   }
   while (step_ < plan_.steps) {
@@ -187,15 +194,20 @@ RunResult Run::train() {
 
 void Run::log(const StepOutcome& outcome, double seconds) {
   if (!due(recipe_.logging.logging_steps) && step_ != plan_.steps) return;
-  reporter_->report({.step = step_,
-                     .epoch = loader_.epoch_at(step_),
-                     .loss = outcome.loss,
-                     .learning_rate = outcome.learning_rate,
-                     .grad_norm = outcome.grad_norm,
-                     .tokens = tokens_,
-                     .trained_tokens = trained_tokens_,
-                     .tokens_per_s = static_cast<double>(outcome.tokens) / seconds,
-                     .peak_memory = peak_memory_bytes(decoder_->options().device)});
+  const double tokens_per_s = static_cast<double>(outcome.tokens) / seconds;
+  const double peak = peak_flops(decoder_->options().device);
+  reporter_->report(
+      {.step = step_,
+       .epoch = loader_.epoch_at(step_),
+       .loss = outcome.loss,
+       .learning_rate = outcome.learning_rate,
+       .grad_norm = outcome.grad_norm,
+       .tokens = tokens_,
+       .trained_tokens = trained_tokens_,
+       .tokens_per_s = tokens_per_s,
+       .mfu = peak > 0 ? std::optional(tokens_per_s * flops_per_token(inputs_.base.config, recipe_.adapter) / peak)
+                       : std::nullopt,
+       .peak_memory = peak_memory_bytes(decoder_->options().device)});
 }
 
 std::optional<Score> Run::score() {

@@ -29,7 +29,8 @@ class AtomicFolder {
 /// The hidden name under which this process fills `final_path`.
 std::filesystem::path temporary_path(const std::filesystem::path& final_path);
 
-/// Removes what dead processes left in `folder`: ".….tmp-<pid>" of processes that no longer run, and ".trash-…".
+/// Removes what dead processes left in `folder`: ".….tmp-<pid>" of processes that no longer run, and ".trash-…". Not
+/// while this process fills an AtomicFolder there.
 void remove_leftovers(const std::filesystem::path& folder);
 
 /// Takes `path` away under a hidden name first, so that nobody sees it half deleted. Error{Fault::running} on failure.

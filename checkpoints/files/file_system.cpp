@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "checkpoints/files/mapped_file.h"
 #include "recipes/schema/error.h"
@@ -127,10 +128,20 @@ std::uint64_t free_disk_bytes(const std::filesystem::path& path) {
 }
 
 void create_folders(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> parents;  // of what is new
   std::error_code error;
+  for (auto path = std::filesystem::absolute(folder); !std::filesystem::exists(path, error); path = path.parent_path())
+    parents.push_back(path.parent_path());
   std::filesystem::create_directories(folder, error);
   if (error) throw_write_error(folder, "can't be made", error.value());
   if (!std::filesystem::is_directory(folder, error)) throw_write_error(folder, "can't be made", ENOTDIR);
+  for (const std::filesystem::path& parent : parents) sync_directory(parent);
+}
+
+void duplicate_file(const std::filesystem::path& from, const std::filesystem::path& to) {
+  std::error_code error;
+  std::filesystem::copy_file(from, to, error);
+  if (error) throw_write_error(to, fmt::format("can't be copied from {}", from.string()), error.value());
 }
 
 }  // namespace tune

@@ -46,8 +46,11 @@ void sync_file(const std::filesystem::path& path);
 /// Bytes that this user may still write on the disk of `path`, which need not exist yet.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);
 
-/// Makes the folder and those above it. Error{Fault::running} when it can't.
+/// Makes the folder and those above it, on disk when it returns. Error{Fault::running} when it can't.
 void create_folders(const std::filesystem::path& folder);
+
+/// A copy of one file. Error{Fault::running} when it can't be written.
+void duplicate_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Error{Fault::running}: "<action>: <reason of error_number>" at `path`, with the remedy that fits the reason.
 [[noreturn]] void throw_write_error(const std::filesystem::path& path, std::string_view action, int error_number);

@@ -125,6 +125,9 @@ void refuse_other_models(const GgufFile& file) {
   const std::string scaling = file.text("llama.rope.scaling.type", "none");
   if (scaling != "none")
     refuse(file, fmt::format("has rope scaling \"{}\", which is not supported", scaling), "use a model without it");
+  for (const char* key : {"llama.rope.scale_linear", "llama.rope.scaling.factor"})  // without a type: linear
+    if (const double factor = file.real(key, 1.0); factor != 0.0 && factor != 1.0)
+      refuse(file, fmt::format("has {} {}, which is not supported", key, factor), "use a model without it");
 }
 
 std::int64_t size_of(const GgufFile& file, const std::string& key,

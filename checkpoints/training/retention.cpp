@@ -33,8 +33,8 @@ fs::path checkpoint_path(const fs::path& output_dir, std::int64_t step) {
 
 std::map<std::int64_t, fs::path> list_checkpoints(const fs::path& output_dir) {
   std::map<std::int64_t, fs::path> checkpoints;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(output_dir, ignored)) {
+  if (!fs::exists(output_dir)) return checkpoints;
+  for (const auto& entry : fs::directory_iterator(output_dir)) {  // throws: unreadable is not empty
     const std::int64_t step = step_of(entry.path().filename().string());
     if (step >= 0 && entry.is_directory()) checkpoints.emplace(step, entry.path());
   }

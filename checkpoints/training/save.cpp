@@ -60,8 +60,7 @@ void write_model(const fs::path& folder, const std::vector<NamedBytes>& weights)
 }  // namespace
 
 fs::path save_checkpoint(const fs::path& output_dir, const TrainingState& state,
-                         const std::optional<AdapterConfig>& adapter,
-                         const std::map<std::string, std::string>& text_files) {
+                         const std::optional<AdapterConfig>& adapter) {
   check_space(output_dir, state);
   AtomicFolder folder(checkpoint_path(output_dir, state.step));
   if (adapter)
@@ -71,7 +70,6 @@ fs::path save_checkpoint(const fs::path& output_dir, const TrainingState& state,
   write_safetensors(folder.path() / "optimizer.safetensors", state.optimizer);
   const nlohmann::json facts = {{"step", state.step}, {"facts", state.facts}};
   write_text(folder.path() / "state.json", facts.dump(2) + "\n");
-  for (const auto& [name, text] : text_files) write_text(folder.path() / name, text);
   write_text(folder.path() / kManifestFile, write_manifest(make_manifest(folder.path(), state.step, state.facts)));
   folder.commit();
 

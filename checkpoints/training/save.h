@@ -1,8 +1,6 @@
 #pragma once
 #include <filesystem>
-#include <map>
 #include <optional>
-#include <string>
 
 #include "checkpoints/peft/adapter_config.h"
 #include "checkpoints/training/state.h"
@@ -10,12 +8,10 @@
 namespace tune {
 
 /// Writes output_dir/checkpoint-<step>, visible under that name only when all of it is on disk: the weights (as a PEFT
-/// adapter when `adapter` is given, else model shards), optimizer.safetensors, state.json, `text_files` (name ->
-/// content; config.json for full fine-tuning), manifest.json last. Checkpoints of later steps, which are damaged or
-/// belong to a continuation that was given up, are removed afterwards. Returns the folder.
-/// Error{Fault::running} when the disk is full or refuses; earlier checkpoints are untouched then.
+/// adapter when `adapter` is given, else model shards), optimizer.safetensors, state.json, manifest.json last.
+/// Checkpoints of later steps, which are damaged or belong to a continuation that was given up, are removed afterwards.
+/// Returns the folder. Error{Fault::running} when the disk is full or refuses; earlier checkpoints are untouched then.
 std::filesystem::path save_checkpoint(const std::filesystem::path& output_dir, const TrainingState& state,
-                                      const std::optional<AdapterConfig>& adapter,
-                                      const std::map<std::string, std::string>& text_files = {});
+                                      const std::optional<AdapterConfig>& adapter);
 
 }  // namespace tune

@@ -32,8 +32,9 @@ Field field_of(std::string_view name, dom::element value, bool with_lists) {
     field.text = utf8_text(value);
   } else if (value.is_null()) {
     field.kind = FieldKind::nothing;
-  } else if (dom::array array; with_lists && value.get_array().get(array) == simdjson::SUCCESS) {
+  } else if (dom::array array; value.get_array().get(array) == simdjson::SUCCESS) {
     field.kind = FieldKind::list;
+    if (!with_lists) return field;
     for (const dom::element item : array) {
       dom::object object;
       field.items.push_back(item.get_object().get(object) == simdjson::SUCCESS ? fields_of(object, false) : Fields{});

@@ -52,8 +52,8 @@ Field field_of(const std::string& name, const arrow::Array& array, std::int64_t 
     }
     case arrow::Type::LIST:
     case arrow::Type::LARGE_LIST:
-      if (!with_lists) return field;
       field.kind = FieldKind::list;
+      if (!with_lists) return field;
       field.items = array.type_id() == arrow::Type::LIST ? items_of<arrow::ListArray>(array, row)
                                                          : items_of<arrow::LargeListArray>(array, row);
       return field;

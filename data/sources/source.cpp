@@ -30,6 +30,8 @@ std::unique_ptr<FieldReader> open_reader(const std::string& path, RowLog& log) {
                 "there is no such file",
                 "check data.datasets[].path; it is relative to where tune is started"};
   const std::string extension = format_of(path);
+  if (extension == ".parquet" && !path.ends_with(extension))
+    throw Error{Fault::data, {path}, "is packed Parquet, which is read by parts and compresses itself", "unpack it"};
   std::vector<std::string> known;
   for (const Format& format : kFormats) {
     if (extension == format.extension) return format.open(path, log);

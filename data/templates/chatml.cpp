@@ -31,6 +31,7 @@ class Chatml final : public ChatTemplate {
  public:
   std::string_view name() const override { return "chatml"; }
   std::string_view jinja() const override { return kJinja; }
+  std::string_view end_of_turn() const override { return "<|im_end|>"; }
 
   std::vector<Span> render(const std::vector<Message>& messages, const Tokenizer& tokenizer, TrainOn train_on,
                            bool add_generation_prompt) const override {

@@ -26,17 +26,17 @@ std::vector<std::size_t> ends_of(const std::vector<Span>& spans) {
   return ends;
 }
 
-// Whether the last trained token (white space apart) ends a turn; true where nothing is trained. `from`: how many ids
-// of the row stand before those of the encoding.
+// Whether the last trained token (white space apart) ends a turn, or belongs to a prompt, which an answer would have to
+// follow; true where nothing is trained. `from`: how many ids of the row stand before those of the encoding.
 bool trained_part_is_ended(const Row& row, const Encoding& encoding, std::size_t from, std::string_view text,
-                           const Tokenizer& tokenizer) {
+                           const std::vector<bool>& in_prompt, const Tokenizer& tokenizer) {
   std::size_t end = text.size();
   for (std::size_t i = encoding.ids.size(); i-- > 0;) {
     const auto begin = static_cast<std::size_t>(encoding.begin[i]);
     const std::string_view token = text.substr(begin, end - begin);
     end = begin;
     if (!row.trained[from + i] || strip(token).empty()) continue;
-    return encoding.ids[i] == tokenizer.eos_id || tokenizer.is_special(encoding.ids[i]);
+    return in_prompt[i] || encoding.ids[i] == tokenizer.eos_id || tokenizer.is_special(encoding.ids[i]);
   }
   return true;
 }
@@ -50,7 +50,7 @@ ChatSpans::ChatSpans(const std::vector<Message>& messages, TrainOn train_on)
   }
 }
 
-void ChatSpans::masked(std::string text) { spans_.push_back({std::move(text), train_on_ == TrainOn::all}); }
+void ChatSpans::masked(std::string text) { spans_.push_back({std::move(text), train_on_ == TrainOn::all, true}); }
 
 void ChatSpans::answer(std::string text, std::size_t message) {
   spans_.push_back({std::move(text), train_on_ != TrainOn::last || message == last_answer_});
@@ -72,6 +72,14 @@ const ChatTemplate& find_template(std::string_view name) {
               meant ? fmt::format("did you mean {}?", *meant) : "write one of these names at data.chat_template"};
 }
 
+std::string_view recognise_template(std::string_view jinja) {
+  static constexpr std::pair<std::string_view, std::string_view> kMarks[] = {
+      {"chatml", "<|im_start|>"}, {"zephyr", "<|assistant|>"}, {"llama2", "<<SYS>>"}, {"alpaca", "### Response"}};
+  for (const auto& [name, mark] : kMarks)
+    if (jinja.find(mark) != std::string_view::npos) return name;
+  return "";
+}
+
 Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos) {
   std::string text;
   for (const Span& span : spans) text += span.text;
@@ -88,11 +96,14 @@ Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, boo
   if (add_bos && tokenizer.bos_id && !has_bos) add(*tokenizer.bos_id, false);
   const std::size_t from = row.ids.size();
   std::size_t span = 0;
+  std::vector<bool> in_prompt(encoding.ids.size());
   for (std::size_t i = 0; i < encoding.ids.size(); ++i) {
     while (span + 1 < spans.size() && static_cast<std::size_t>(encoding.begin[i]) >= ends[span]) ++span;
     add(encoding.ids[i], spans[span].trained);
+    in_prompt[i] = spans[span].is_prompt;
   }
-  if (tokenizer.eos_id && !trained_part_is_ended(row, encoding, from, text, tokenizer)) add(*tokenizer.eos_id, true);
+  if (tokenizer.eos_id && !trained_part_is_ended(row, encoding, from, text, in_prompt, tokenizer))
+    add(*tokenizer.eos_id, true);
   return row;
 }
 

@@ -19,6 +19,7 @@ struct Message {
 struct Span {
   std::string text;
   bool trained = false;
+  bool is_prompt = false;  // what an answer is still to come for, even where it is trained
 };
 
 /// A prompt format. render() gives, joined, byte for byte what transformers' apply_chat_template gives for the same
@@ -33,11 +34,16 @@ class ChatTemplate {
                                    bool add_generation_prompt) const = 0;
   /// The Jinja text that goes into exported tokenizer files.
   virtual std::string_view jinja() const = 0;
+  /// The token that ends a turn where it is not the tokenizer's EOS; else "".
+  virtual std::string_view end_of_turn() const { return ""; }
 };
 
 /// zephyr, llama2, chatml, alpaca, none. Error{Fault::recipe} with 'did you mean' for any other name.
 const ChatTemplate& find_template(std::string_view name);
 std::vector<std::string> template_names();
+
+/// The name of the format that a model's own Jinja text speaks; "" for one that is not among ours.
+std::string_view recognise_template(std::string_view jinja);
 
 /// Encodes the joined text in one go (as transformers does), then marks as trained every token that begins in a trained
 /// span. Makes sure that every trained turn ends in a trained end-of-turn token: EOS is appended where the format has

@@ -31,6 +31,16 @@ void fp32_arithmetic_needs_fp32_weights_to_be_trained(const Recipe& recipe, Read
                          "write dtype: fp32, or precision: bf16");
 }
 
+void lora_computes_in_the_dtype_of_its_base(const Recipe& recipe, Reading& reading) {
+  if (recipe.adapter.type != AdapterType::lora || recipe.train.precision == Dtype::fp16) return;
+  if (recipe.model.dtype.value_or(recipe.train.precision) != recipe.train.precision &&
+      recipe.model.dtype != Dtype::fp16)
+    reading.problems.add(reading.place_of("model.dtype"),
+                         fmt::format("dtype is {}, but precision is {}: a frozen base computes in its own dtype",
+                                     spelling(*recipe.model.dtype), spelling(recipe.train.precision)),
+                         "leave dtype out, or write the same in both places");
+}
+
 void target_modules_are_linear_layers(const Recipe& recipe, Reading& reading) {
   static const std::vector<std::string> kModules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                                     "gate_proj", "up_proj", "down_proj"};
@@ -84,6 +94,23 @@ void holding_out_every_row_leaves_nothing(const Recipe& recipe, Reading& reading
   check(recipe.data.eval_datasets, "eval_datasets");
 }
 
+void keys_of_data_sets_have_an_effect(const Recipe& recipe, Reading& reading) {
+  const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
+    for (std::size_t i = 0; i < datasets.size(); ++i)
+      if (!datasets[i].field_roles.empty() && datasets[i].type != DatasetType::chat)
+        reading.problems.add(reading.place_of(fmt::format("data.{}[{}].field_roles", name, i)),
+                             fmt::format("field_roles with type {}, which has no roles", spelling(datasets[i].type)),
+                             "leave it out, or write type: chat");
+  };
+  check(recipe.data.datasets, "datasets");
+  check(recipe.data.eval_datasets, "eval_datasets");
+  for (std::size_t i = 0; i < recipe.data.eval_datasets.size(); ++i)
+    if (const std::string path = fmt::format("data.eval_datasets[{}].weight", i);
+        recipe.data.eval_datasets[i].weight != 1.0)
+      reading.problems.add(reading.place_of(path), "weight has no effect on evaluation: every row is taken once",
+                           "leave it out");
+}
+
 void rows_are_not_trained_and_evaluated_at_once(const Recipe& recipe, Reading& reading) {
   for (std::size_t i = 0; i < recipe.data.eval_datasets.size(); ++i) {
     const DatasetOptions& eval = recipe.data.eval_datasets[i];
@@ -125,7 +152,7 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
 }
 
 void exports_can_be_written(const Recipe& recipe, Reading& reading) {
-  std::set<std::pair<ExportFormat, Quant>> seen;
+  std::set<std::pair<ExportFormat, Quant>> seen;  // all but gguf have one name in the export folder, whatever the quant
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
     const auto [format, quant] = recipe.exports[i];
     const std::string path = fmt::format("export[{}]", i);
@@ -135,13 +162,20 @@ void exports_can_be_written(const Recipe& recipe, Reading& reading) {
           reading.place_of(path + ".format"),
           fmt::format("format is {}, but adapter.type is none, so there is no adapter", spelling(format)),
           "write hf or gguf");
-    if (quant == Quant::q8_0 && format != ExportFormat::gguf)
+    if (is_adapter && reading.has(path + ".quant"))
+      reading.problems.add(
+          reading.place_of(path + ".quant"),
+          fmt::format("quant is given, but format {} keeps the adapter's own numbers", spelling(format)),
+          "leave it out");
+    else if (quant == Quant::q8_0 && format != ExportFormat::gguf)
       reading.problems.add(reading.place_of(path + ".quant"),
                            fmt::format("quant is q8_0 with format {}", spelling(format)),
                            "q8_0 goes with gguf; write f32, f16 or bf16");
-    if (!seen.emplace(format, quant).second)
+    const bool many = format == ExportFormat::gguf;
+    if (!seen.emplace(format, many ? quant : Quant::bf16).second)
       reading.problems.add(reading.place_of(path),
-                           fmt::format("{} {} is exported twice", spelling(format), spelling(quant)),
+                           many ? fmt::format("{} {} is exported twice", spelling(format), spelling(quant))
+                                : fmt::format("{} is exported twice", spelling(format)),
                            "keep one of them");
   }
 }
@@ -160,12 +194,14 @@ void output_does_not_overwrite_the_base_model(const Recipe& recipe, Reading& rea
 void check_combinations(const Recipe& recipe, Reading& reading) {
   fp16_is_not_for_training(recipe, reading);
   fp32_arithmetic_needs_fp32_weights_to_be_trained(recipe, reading);
+  lora_computes_in_the_dtype_of_its_base(recipe, reading);
   target_modules_are_linear_layers(recipe, reading);
   an_adapter_to_start_from_needs_type_lora(recipe, reading);
   warm_up_and_decay_fit_into_the_steps(recipe, reading);
   holding_out_every_row_leaves_nothing(recipe, reading);
   rows_are_not_trained_and_evaluated_at_once(recipe, reading);
   roles_are_system_user_assistant(recipe, reading);
+  keys_of_data_sets_have_an_effect(recipe, reading);
   pretraining_trains_everything(recipe, reading);
   eval_steps_need_eval_datasets(recipe, reading);
   exports_can_be_written(recipe, reading);

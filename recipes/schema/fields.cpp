@@ -59,7 +59,11 @@ template <>
 const std::vector<Row<DatasetOptions>>& rows() {
   using S = DatasetOptions;
   static const std::vector<Row<S>> all = {
-      {"path", &S::path, needed_path(), {"data_files"}, ".jsonl .json .csv .parquet .txt, each also .gz or .zst"},
+      {"path",
+       &S::path,
+       needed_path(),
+       {"data_files"},
+       ".jsonl .json .csv .parquet .txt, all but .parquet also .gz or .zst"},
       {"type", &S::type, {}, {"formatting", "format_type"}, "what a row holds"},
       {"weight",
        &S::weight,

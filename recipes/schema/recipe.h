@@ -39,12 +39,12 @@ struct AdapterOptions {
 };
 
 struct DatasetOptions {
-  std::string path;  // .jsonl .json .csv .parquet .txt, each also .gz or .zst
+  std::string path;  // .jsonl .json .csv .parquet .txt, all but .parquet also .gz or .zst
   DatasetType type = DatasetType::chat;
   double weight = 1.0;  // share of rows against the other data sets; 1 = every row once an epoch
   std::map<std::string, std::string> field_names;  // our name -> the name in the file, e.g. {prompt: q, completion: a}
   std::map<std::string, std::string> field_roles;  // role in the file -> system | user | assistant
-  /// k > 0: only rows whose index (from 0) % k == k - 1 (eval), or all but those (train)
+  /// k > 0: only rows whose index (from 0) % k == 0 (eval), or all but those (train)
   std::int64_t holdout_every = 0;
 };
 

@@ -50,7 +50,7 @@ std::vector<std::int64_t> steps(const TemporaryFolder& folder) {
 TEST(Checkpoint, ComesBackAsItWasSaved) {
   const TemporaryFolder folder;
   const Numbers numbers(5);
-  const auto path = save_checkpoint(folder.path(), numbers.state, kAdapter, {{"recipe.yaml", "stage: sft\n"}});
+  const auto path = save_checkpoint(folder.path(), numbers.state, kAdapter);
   EXPECT_EQ(path.filename(), "checkpoint-5");
   std::vector<std::string> warnings;
   const auto checkpoint = find_newest_checkpoint(folder.path(), &warnings);
@@ -61,13 +61,12 @@ TEST(Checkpoint, ComesBackAsItWasSaved) {
   EXPECT_EQ(text_of(checkpoint->weight("w.lora_A.weight")), text_of(bytes_of(numbers.weight)));
   EXPECT_EQ(text_of(checkpoint->optimizer("w.lora_A.weight.exp_avg")), text_of(bytes_of(numbers.moment)));
   EXPECT_TRUE(checkpoint->weight("other").empty());
-  EXPECT_EQ(get(path / "recipe.yaml"), "stage: sft\n");
   EXPECT_EQ(AdapterFolder(path).config().r, 2);
 }
 
 TEST(Checkpoint, OfAFullModelIsAModelFile) {
   const TemporaryFolder folder;
-  const auto path = save_checkpoint(folder.path(), Numbers(1).state, std::nullopt, {{"config.json", "{}"}});
+  const auto path = save_checkpoint(folder.path(), Numbers(1).state, std::nullopt);
   EXPECT_TRUE(std::filesystem::exists(path / "model.safetensors"));
   EXPECT_FALSE(std::filesystem::exists(path / kAdapterConfigFile));
   EXPECT_EQ(load_checkpoint(path).weight("w.lora_A.weight").size(), 32u);

@@ -152,9 +152,10 @@ def test_a_folder_that_is_no_model(place):
     place.refused(DATA, place.root, "config.json")
 
 
-def test_a_missing_tensor(place):
-    place.weights(lambda tensors: tensors.pop("model.layers.1.self_attn.k_proj.weight"))
-    place.refused(DATA, "model.layers.1.self_attn.k_proj.weight", "missing")
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.k_proj.weight", "model.norm.weight"])
+def test_a_missing_tensor(place, name):
+    place.weights(lambda tensors: tensors.pop(name))
+    place.refused(DATA, name, "missing")
 
 
 def test_a_misshapen_tensor(place):
@@ -244,6 +245,26 @@ def test_an_adapter_of_another_model(place, tiny):
                 "--output", place.root / "x.gguf", expect=DATA)  # fmt: skip
     assert "q_proj" in done.stderr or "k_proj" in done.stderr, done.stderr
     assert not (place.root / "x.gguf").exists()
+
+
+def test_an_export_over_a_run_or_somebody_elses_folder(place):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    tune("run", "--recipe", path)
+    for output in [place.root / "run", place.root, place.root / "run" / "final", place.root / "run" / "checkpoint-4"]:
+        done = tune("export", "--format", "adapter", "--run", place.root / "run", "--output", output, expect=RECIPE)
+        assert str(output) in done.stderr and "give another output" in done.stderr
+    assert (place.root / "run" / "final" / "adapter_model.safetensors").exists()
+    assert (place.root / "run" / "checkpoint-4" / "manifest.json").exists()
+
+
+def test_an_adapter_to_start_from_with_another_scale(place):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    tune("run", "--recipe", path)
+    place.recipe["adapter"].update(init_adapter=str(place.root / "run" / "final"), lora_alpha=32)
+    place.recipe["output_dir"] = str(place.root / "second")
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    done = tune("run", "--recipe", path, expect=DATA)
+    assert "set adapter.lora_alpha: 8" in done.stderr, done.stderr
 
 
 def test_an_export_of_what_is_no_run(place):

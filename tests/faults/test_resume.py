@@ -140,6 +140,18 @@ def test_a_signal_ends_in_a_checkpoint(job, name):
     job.expect_whole(output)
 
 
+def test_a_signal_before_the_first_step_loses_no_line(job):
+    output = job.root / "early"
+    process = job.start(output)
+    while process.poll() is None and not (output / "run.json").exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75, process.communicate()[1]
+    assert [path.name for path in checkpoints(output)] == ["checkpoint-0"]
+    tune(*job.arguments(output))
+    job.expect_whole(output)
+
+
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(job, rng):
     for path in sorted((job.whole / f"checkpoint-{STEPS}").iterdir()):
         output = job.root / f"damaged-{path.name}"

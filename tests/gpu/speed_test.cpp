@@ -48,15 +48,6 @@ PackedBatch batch_of(std::int64_t tokens) {
   return batch;
 }
 
-// Dense bf16, operations a second; 0: not known.
-double peak_of(const std::string& name) {
-  constexpr std::pair<const char*, double> kPeaks[] = {
-      {"H200", 989e12}, {"H100", 989e12}, {"A100", 312e12}, {"L40S", 362e12}, {"RTX 4090", 165e12}};
-  for (const auto& [part, peak] : kPeaks)
-    if (name.find(part) != std::string::npos) return peak;
-  return 0;
-}
-
 class GpuSpeed : public GpuTest {
  protected:
   /// Steps of at most `tokens` tokens; without recomputation fewer where they do not fit. Then fewer layers.
@@ -103,17 +94,12 @@ class GpuSpeed : public GpuTest {
     EXPECT_NEAR(first, std::log(32000.0), 2.0);
     EXPECT_LT(last, first);
 
-    // 2 N forwards, 2 N for the inputs' gradients, 6 an adapter's parameter; attention 3 x 2 S d a layer, half the
-    // square. What is computed a second time does not count.
-    const double products = static_cast<double>(config.num_hidden_layers * weights_of_layer(config) +
-                                                config.vocab_size * config.hidden_size);
-    double adapters = 0;
-    for (const Parameter& parameter : decoder.trained()) adapters += static_cast<double>(parameter.master.numel());
+    // attention 3 x 2 S d a layer, half the square; what is computed a second time does not count
     const double attention = 6.0 * kDocument * static_cast<double>(config.hidden_size * config.num_hidden_layers);
     const double rate = kSteps * static_cast<double>(tokens) / seconds;
-    const double flops = rate * (4 * products + 6 * adapters + attention);
+    const double flops = rate * (flops_per_token(config, adapter) + attention);
     const std::string name = device_name("cuda:0");
-    const double peak = peak_of(name);
+    const double peak = peak_flops("cuda:0");
     const std::string share = peak > 0 ? fmt::format(" (MFU {:.1f} % of {:.0f})", 100 * flops / peak, peak / 1e12) : "";
     const double memory = static_cast<double>(peak_memory_bytes("cuda:0")) / (1 << 30);
     figures_ = fmt::format("{} layers, {} tokens a step: {:.0f} tokens/s, {:.0f} TFLOP/s{}, peak memory {:.1f} GiB, {}",

@@ -44,7 +44,7 @@ TEST(Checks, SayWhatCannotGoTogether) {
        "r.yaml:4:19: format is gguf-lora, but adapter.type is none, so there is no adapter; write hf or gguf"},
       {kLeast + "export: [{format: hf, quant: q8_0}]",
        "r.yaml:3:30: quant is q8_0 with format hf; q8_0 goes with gguf; write f32, f16 or bf16"},
-      {kLeast + "export: [{format: hf}, {format: hf}]", "r.yaml:3:24: hf bf16 is exported twice; keep one of them"},
+      {kLeast + "export: [{format: hf}, {format: hf}]", "r.yaml:3:24: hf is exported twice; keep one of them"},
       {kLeast + "output_dir: ./base/", "r.yaml:3:13: output_dir is the base model's folder; name another one"},
   };
   for (const auto& [yaml, expected] : cases) EXPECT_EQ(complaint(yaml), expected) << yaml;

@@ -1,6 +1,7 @@
 #include "tools/export/adapter.h"
 
 #include "checkpoints/files/atomic_folder.h"
+#include "checkpoints/files/file_system.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "tools/export/merge.h"
 
@@ -12,8 +13,7 @@ void export_adapter(const BaseModel& base, const fs::path& adapter, const fs::pa
   const AdapterFolder opened(adapter);
   const MergedWeights checked(*base.weights, opened, adapter.string());
   AtomicFolder folder(output);
-  for (const char* name : {kAdapterConfigFile, kAdapterWeightsFile})
-    fs::copy_file(adapter / name, folder.path() / name);
+  for (const char* name : {kAdapterConfigFile, kAdapterWeightsFile}) duplicate_file(adapter / name, folder.path() / name);
   folder.commit();
 }
 

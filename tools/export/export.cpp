@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "checkpoints/base_model.h"
 #include "checkpoints/gguf/tokenizer.h"
 #include "checkpoints/huggingface/folder.h"
@@ -48,12 +50,8 @@ std::string own_template(const BaseModel& base) {
 /// The template that the model was trained with, unless the model's own is of that kind: that one may say more, such as
 /// ChatML's first system turn, and training respects it.
 std::string template_to_write(const std::string& trained_with, const BaseModel& base) {
-  static constexpr std::pair<std::string_view, std::string_view> kMarks[] = {
-      {"chatml", "<|im_start|>"}, {"zephyr", "<|assistant|>"}, {"llama2", "[INST]"}, {"alpaca", "### Response"}};
-  if (trained_with.empty() || trained_with == "none") return "";
-  const std::string own = own_template(base);
-  for (const auto& [name, mark] : kMarks)
-    if (name == trained_with && own.find(mark) != std::string::npos) return "";
+  if (trained_with.empty() || trained_with == "none" || recognise_template(own_template(base)) == trained_with)
+    return "";
   return std::string(find_template(trained_with).jinja());
 }
 
@@ -80,14 +78,27 @@ void export_model(const ExportOptions& options, const ExportSource& source, cons
     export_hf(model, dtype_of(options.quant), output);
 }
 
-/// Replacing what is being read would pull the bytes away under the reader.
-void check_output(const ExportSource& source, const fs::path& output) {
+bool is_or_holds(const fs::path& folder, const fs::path& path) {
+  const fs::path outer = fs::weakly_canonical(folder / ""), inner = fs::weakly_canonical(path / "");
+  const auto end = std::prev(outer.end());  // without the empty part behind the last slash
+  return std::mismatch(outer.begin(), end, inner.begin(), inner.end()).first == end;
+}
+
+/// What has the output's name is replaced: never what is being read, never what no export has written.
+void check_output(const ExportSource& source, ExportFormat format, const fs::path& output) {
+  const auto refuse = [&](const std::string& what) {
+    throw Error{Fault::recipe, {output.string()}, what, "give another output"};
+  };
   if (output.empty()) throw Error{Fault::recipe, {}, "the output has no name", "give --output PATH"};
-  for (const auto& input : {std::optional(source.model), source.adapter, source.weights}) {
-    std::error_code ignored;
-    if (input && fs::equivalent(*input, output, ignored))
-      throw Error{Fault::recipe, {output.string()}, "is what is exported", "give another output"};
-  }
+  for (const auto& input : {std::optional(source.model), source.adapter, source.weights})
+    if (input && is_or_holds(output, *input)) refuse("is, or holds, what is exported");
+  if (!fs::exists(output)) return;
+  const bool folder_wanted = format == ExportFormat::adapter || format == ExportFormat::hf;
+  if (fs::is_directory(output) != folder_wanted)
+    refuse(folder_wanted ? "is a file, a folder is to be written" : "is a folder, a file is to be written");
+  if (!folder_wanted || fs::is_empty(output)) return;
+  const bool exported = fs::exists(output / "config.json") || fs::exists(output / kAdapterConfigFile);
+  if (!exported || fs::exists(output / kManifestFile)) refuse("holds something else than an earlier export");
 }
 
 }  // namespace
@@ -100,7 +111,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
                 fmt::format("format {} needs an adapter, and there is none", spelling(options.format)),
                 "use the format hf or gguf for a whole model"};
   if (options.format == ExportFormat::hf) dtype_of(options.quant);
-  check_output(source, output);
+  check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
   switch (options.format) {
     case ExportFormat::adapter:

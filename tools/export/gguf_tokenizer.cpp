@@ -66,7 +66,7 @@ GgufTokenizer from_sentencepiece(const fs::path& folder) {
     gguf.types.push_back(static_cast<std::int32_t>(piece.type));
   }
   const fs::path config = folder / "tokenizer_config.json";
-  if (fs::exists(config) && read_json_object(config).value("legacy", json()) == false)
+  if (fs::exists(config) && read_json_object(config).value("legacy", json(false)) == false)  // absent: not legacy
     fmt::print(stderr,
                "note: the tokenizer is not `legacy`: llama.cpp puts a space behind special tokens where it doesn't\n");
   return gguf;

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/files/file_system.h"
@@ -10,6 +13,8 @@
 #include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/huggingface/shards.h"
 #include "checkpoints/safetensors/writer.h"
+#include "data/templates/template.h"
+#include "data/tokenizer/tokenizer.h"
 #include "tools/export/hf_tokenizer.h"
 #include "tools/export/stream.h"
 
@@ -43,7 +48,21 @@ void write_weights(const ModelForExport& model, Dtype dtype, const fs::path& fol
 /// What belongs to the model and doesn't depend on its weights, licences among it.
 void copy_companions(const fs::path& from, const fs::path& to) {
   for (const char* name : {"generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md"})
-    if (fs::is_regular_file(from / name)) fs::copy_file(from / name, to / name);
+    if (fs::is_regular_file(from / name)) duplicate_file(from / name, to / name);
+}
+
+/// transformers stops at the end tokens it is told of; a template may end turns in one that the model hadn't.
+void name_end_of_turn(const ModelForExport& model, const fs::path& folder) {
+  const std::string_view name = recognise_template(model.chat_template);
+  if (name.empty() || find_template(name).end_of_turn().empty()) return;
+  const auto end = open_tokenizer(model.base.path)->token_id(find_template(name).end_of_turn());
+  std::vector<std::int64_t> ids = model.base.config.eos_token_ids;
+  if (!end || std::find(ids.begin(), ids.end(), *end) != ids.end()) return;
+  ids.push_back(*end);
+  const fs::path file = folder / "generation_config.json";
+  auto config = fs::exists(file) ? nlohmann::ordered_json::parse(read_text(file)) : nlohmann::ordered_json::object();
+  config["eos_token_id"] = ids;
+  write_atomically(file, config.dump(2) + "\n");
 }
 
 }  // namespace
@@ -57,6 +76,7 @@ void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& output)
   write_atomically(folder.path() / "config.json", config);
   if (!base.is_gguf) copy_companions(base.path, folder.path());
   write_tokenizer_files(base, model.chat_template, folder.path());
+  name_end_of_turn(model, folder.path());
   write_weights(model, dtype, folder.path());
   folder.commit();
 }

@@ -34,7 +34,7 @@ void replace_template(const std::string& chat_template, const fs::path& folder) 
 void copy_files(const fs::path& from, const fs::path& to) {
   for (const char* name : {"tokenizer.model", "tokenizer.json", kConfigFile, "special_tokens_map.json",
                            "added_tokens.json", "vocab.json", "merges.txt", kTemplateFile})
-    if (fs::is_regular_file(from / name)) fs::copy_file(from / name, to / name);
+    if (fs::is_regular_file(from / name)) duplicate_file(from / name, to / name);
 }
 
 nlohmann::ordered_json tokenizer_config(const GgufTokenizer& gguf, std::int64_t max_length) {

@@ -1,6 +1,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <torch/headeronly/version.h>
@@ -158,6 +159,20 @@ Finding graphics() {
   return finding;
 }
 
+// Of what is linked; asked by name, because a program without CUDA has neither.
+Finding cuda_libraries() {
+  std::string text;
+  if (const auto version = reinterpret_cast<std::size_t (*)()>(dlsym(RTLD_DEFAULT, "cudnnGetVersion"))) {
+    const std::size_t code = version();
+    text += fmt::format("cuDNN {}.{}.{}", code / 10000, code / 100 % 100, code % 100);
+  }
+  int code = 0;
+  const auto version = reinterpret_cast<int (*)(int*)>(dlsym(RTLD_DEFAULT, "ncclGetVersion"));
+  if (version != nullptr && version(&code) == 0)
+    text += fmt::format("{}NCCL {}.{}.{}", text.empty() ? "" : ", ", code / 10000, code / 100 % 100, code % 100);
+  return {Verdict::good, "libraries", text.empty() ? "no cuDNN, no NCCL: not needed without CUDA" : text};
+}
+
 void print(const Finding& finding) {
   constexpr const char* kMarks[] = {"ok  ", "note", "BAD "};
   fmt::print("{}  {:<10}{}\n", kMarks[static_cast<int>(finding.verdict)], finding.subject, finding.found);
@@ -174,7 +189,8 @@ int doctor_verb(const std::vector<std::string>& arguments) {
           "tune doctor", boost::program_options::options_description("Options"), values))
     return 0;
   bool healthy = true;
-  for (const Finding& finding : {program(), processor(), threads(), memory(), disk(), recipes(), graphics()}) {
+  for (const Finding& finding :
+       {program(), processor(), threads(), memory(), disk(), recipes(), graphics(), cuda_libraries()}) {
     print(finding);
     healthy = healthy && finding.verdict != Verdict::bad;
   }

@@ -43,8 +43,8 @@ int eval_verb(const std::vector<std::string>& arguments) {
                 {recipe.file},
                 "the recipe has no data.eval_datasets",
                 "add one, or --set data.eval_datasets[0].path=FILE"};
-  if (values.count("model") != 0) recipe.model.base_model = values["model"].as<std::string>();
   choose_adapter(recipe, values.count("adapter") != 0 ? values["adapter"].as<std::string>() : "");
+  if (values.count("model") != 0) recipe.model.base_model = values["model"].as<std::string>();
 
   const Inputs inputs = open_inputs(recipe, false);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, false));

@@ -54,7 +54,7 @@ int export_verb(const std::vector<std::string>& arguments) {
   po::options_description options("Options");
   const auto text = [] { return po::value<std::string>(); };
   options.add_options()("format", text(), "adapter, hf, gguf or gguf-lora")(
-      "quant", text()->default_value("bf16"), "of hf and gguf: f32, f16, bf16; of gguf also q8_0")(
+      "quant", text(), "of hf and gguf: f32, f16, bf16 (the default); of gguf also q8_0")(
       "run", text(), "output_dir of a run, or one of its checkpoints")(
       "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder to fold into --model")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with")(
@@ -65,8 +65,12 @@ int export_verb(const std::vector<std::string>& arguments) {
                        options, values))
     return 0;
   required(values, "format");
-  const ExportOptions wanted{.format = enum_argument<ExportFormat>(values, "format"),
-                             .quant = enum_argument<Quant>(values, "quant")};
+  ExportOptions wanted{.format = enum_argument<ExportFormat>(values, "format")};
+  if (values.count("quant") != 0) {
+    wanted.quant = enum_argument<Quant>(values, "quant");
+    if (wanted.format == ExportFormat::adapter || wanted.format == ExportFormat::gguf_lora)
+      throw Error{Fault::recipe, {}, "--quant goes with hf and gguf; an adapter keeps its own numbers", "leave it out"};
+  }
   const std::string output = required(values, "output");
   fmt::print("{}\n", run_export(wanted, source_argument(values), output).string());
   return 0;

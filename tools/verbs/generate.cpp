@@ -1,20 +1,40 @@
 #include <fmt/format.h>
 
+#include <filesystem>
+
+#include "data/templates/template.h"
+#include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/reader.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
 #include "train/inputs.h"
 
 namespace tune {
+namespace {
+
+// What the run says that wrote the adapter or the model (it lies in output_dir/final, checkpoint-N or export/adapter),
+// else the model's own format, else none at all.
+std::string training_template(const std::filesystem::path& model, const std::string& adapter) {
+  std::filesystem::path folder = std::filesystem::absolute(adapter == "none" ? model : std::filesystem::path(adapter));
+  for (int level = 0; level < 3; ++level, folder = folder.parent_path())
+    if (std::filesystem::exists(folder / "recipe.yaml")) return read_recipe(folder / "recipe.yaml").data.chat_template;
+  const std::string_view own = recognise_template(open_tokenizer(model)->chat_template);
+  if (!own.empty()) return std::string(own);
+  fmt::print(stderr, "note: no known chat template beside the model; the prompt is given as it is (--template none)\n");
+  return "none";
+}
+
+}  // namespace
 
 int generate_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   options.add_options()("model", po::value<std::string>(), "Hugging Face folder or .gguf file")(
       "adapter", po::value<std::string>()->default_value("none"), "PEFT folder, or none")(
-      "prompt", po::value<std::string>(), "the question")("template", po::value<std::string>()->default_value("chatml"),
-                                                          "the chat template it was trained with")(
+      "prompt", po::value<std::string>(), "the question")("template", po::value<std::string>(),
+                                                          "chat template; default: the one it was trained with")(
       "max-tokens", po::value<std::int64_t>()->default_value(128), "length of the answer at most")(
       "temperature", po::value<double>()->default_value(0.0), "0 = always the most likely token")(
       "seed", po::value<std::int64_t>()->default_value(0), "of the sampling")(
@@ -35,7 +55,9 @@ int generate_verb(const std::vector<std::string>& arguments) {
 
   Recipe recipe;
   recipe.model.base_model = values["model"].as<std::string>();
-  recipe.data.chat_template = values["template"].as<std::string>();
+  recipe.data.chat_template = values.count("template") != 0
+                                  ? values["template"].as<std::string>()
+                                  : training_template(recipe.model.base_model, values["adapter"].as<std::string>());
   recipe.train.precision = dtype == "bf16" ? Dtype::bf16 : Dtype::fp32;
   choose_adapter(recipe, values["adapter"].as<std::string>());
   const Inputs inputs = open_inputs(recipe, false);

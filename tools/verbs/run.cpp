@@ -65,7 +65,9 @@ int run_verb(const std::vector<std::string>& arguments) {
   const Recipe recipe = recipe_argument(values);
   const RunResult result = run_training(recipe, resume_option(values["resume"].as<std::string>()));
   if (result.interrupted) {
-    fmt::print(stderr, "stopped after step {}; the same command goes on from there\n", result.steps);
+    fmt::print(
+        stderr, "stopped after step {}; the same command {}\n", result.steps,
+        values["resume"].as<std::string>() == "auto" ? "goes on from there" : "with --resume auto goes on from there");
     return static_cast<int>(Fault::interrupted);
   }
   print_summary(result);

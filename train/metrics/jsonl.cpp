@@ -1,8 +1,8 @@
 #include "train/metrics/jsonl.h"
 
 #include <ctime>
+#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "checkpoints/files/atomic_file.h"
 
@@ -14,7 +14,7 @@ using Json = nlohmann::ordered_json;
 std::filesystem::path shortened(const std::filesystem::path& file, std::int64_t first_step) {
   std::string kept;
   if (first_step > 0 && std::filesystem::exists(file)) {
-    std::istringstream lines(read_text(file));
+    std::ifstream lines(file);
     std::string line;
     while (std::getline(lines, line)) {
       const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);

@@ -131,7 +131,6 @@ Decoder::~Decoder() = default;
 
 const ModelConfig& Decoder::config() const { return parts_->config; }
 const DecoderOptions& Decoder::options() const { return parts_->options; }
-std::int64_t Decoder::parameter_count() const { return total_parameters(parts_->config); }
 std::vector<Parameter>& Decoder::trained() { return parts_->trained; }
 void Decoder::set_adapter_enabled(bool enabled) { parts_->adapter_on = enabled; }
 const at::Tensor& Decoder::head_weight() const { return parts_->head; }

@@ -52,8 +52,7 @@ class Decoder {
 
   const ModelConfig& config() const;
   const DecoderOptions& options() const;
-  std::int64_t parameter_count() const;  // of the base model
-  std::vector<Parameter>& trained();     // in a fixed order
+  std::vector<Parameter>& trained();  // in a fixed order
 
   /// False: the base model's own output (evaluation before tuning, merge checks).
   void set_adapter_enabled(bool enabled);

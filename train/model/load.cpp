@@ -5,6 +5,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <cmath>
+#include <set>
+#include <string>
+
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "train/model/dtype.h"
@@ -65,8 +69,16 @@ void load_adapter(const AdapterOptions& options, std::vector<Parameter>& paramet
     throw Error{Fault::data, place,
                 fmt::format("the adapter's rank is {}, the recipe says {}", adapter.config().r, options.lora_r),
                 fmt::format("set adapter.lora_r: {}", adapter.config().r)};
+  const double rank = static_cast<double>(options.lora_r), wanted = options.lora_alpha / rank;
+  if (std::abs(adapter.config().scale() - wanted) > 1e-9 * wanted)
+    throw Error{Fault::data, place,
+                fmt::format("the adapter is scaled by {}, the recipe's lora_alpha / lora_r is {}",
+                            adapter.config().scale(), wanted),
+                fmt::format("set adapter.lora_alpha: {}", adapter.config().scale() * rank)};
   std::vector<std::string> mistakes;
+  std::set<std::string> expected;
   for (const Parameter& parameter : parameters) {
+    expected.insert(parameter.name);
     const TensorInfo* stored = adapter.find(parameter.name);
     if (stored == nullptr)
       mistakes.push_back(fmt::format("{} is missing", parameter.name));
@@ -74,14 +86,17 @@ void load_adapter(const AdapterOptions& options, std::vector<Parameter>& paramet
       mistakes.push_back(fmt::format("{} is [{}], the model wants [{}]", parameter.name, fmt::join(stored->shape, ", "),
                                      fmt::join(parameter.master.sizes().vec(), ", ")));
   }
-  if (adapter.tensors().size() > parameters.size())
-    mistakes.push_back(fmt::format("it has {} tensors, {} are expected", adapter.tensors().size(), parameters.size()));
+  for (const TensorInfo& stored : adapter.tensors())
+    if (expected.count(stored.name) == 0) mistakes.push_back(fmt::format("{} is not trained here", stored.name));
   if (!mistakes.empty())
     throw Error{Fault::data, place, fmt::format("the adapter does not fit: {}", fmt::join(mistakes, "; ")),
                 "give adapter.lora_target_modules and model.base_model of the run that made it"};
   for (Parameter& parameter : parameters) {
     at::Tensor host = at::empty(parameter.master.sizes(), at::kFloat);
     adapter.read(parameter.name, Dtype::fp32, {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()});
+    if (!all_finite(host))
+      throw Error{Fault::data, place, fmt::format("tensor {} holds NaN or infinity", parameter.name),
+                  "take an earlier checkpoint of the run that made it"};
     parameter.master.copy_(host);
     if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
   }

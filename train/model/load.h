@@ -19,7 +19,7 @@ struct WeightSlot {
 void load_weights(const WeightSource& weights, const std::vector<WeightSlot>& slots);
 
 /// Overwrites the adapter parameters with those of the PEFT folder adapter.init_adapter.
-/// Error{Fault::data} names what is missing, surplus or misshapen, and a different rank.
+/// Error{Fault::data} names what is missing, surplus or misshapen, another rank or scale, and NaN or infinity.
 void load_adapter(const AdapterOptions& adapter, std::vector<Parameter>& parameters);
 
 }  // namespace tune

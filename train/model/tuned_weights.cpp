@@ -15,9 +15,16 @@ TunedWeights::TunedWeights(std::unique_ptr<Decoder> decoder) : decoder_(std::mov
 }
 
 void TunedWeights::read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const {
+  const TensorInfo* info = find(name);
+  TUNE_CHECK(info != nullptr, "no trained tensor is called {}", name);
+  read_rows(name, 0, info->shape[0], dtype, destination);
+}
+
+void TunedWeights::read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
+                             std::span<std::byte> destination) const {
   for (const Parameter& parameter : decoder_->trained()) {
     if (parameter.name != name) continue;
-    const at::Tensor host = parameter.master.cpu().to(scalar_type(dtype)).contiguous();
+    const at::Tensor host = parameter.master.narrow(0, first, count).cpu().to(scalar_type(dtype)).contiguous();
     TUNE_CHECK(host.nbytes() == destination.size(), "{} bytes for {} of {}", destination.size(), parameter.name,
                host.nbytes());
     std::memcpy(destination.data(), host.const_data_ptr(), host.nbytes());

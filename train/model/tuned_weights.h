@@ -12,6 +12,8 @@ class TunedWeights : public WeightSource {
   explicit TunedWeights(std::unique_ptr<Decoder> decoder);
   const std::vector<TensorInfo>& tensors() const override { return tensors_; }
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override;
+  void read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
+                 std::span<std::byte> destination) const override;
 
  private:
   std::unique_ptr<Decoder> decoder_;

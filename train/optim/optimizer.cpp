@@ -18,6 +18,7 @@ class OptimizerBase : public Optimizer {
       : parameters_(parameters), options_(options) {}
 
   void zero_gradients() override {
+    host_.clear();
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     for (Parameter& parameter : parameters_) parameter.gradient.zero_();
   }

@@ -48,6 +48,15 @@ std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOption
   return layer * config.num_hidden_layers;
 }
 
+double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter) {
+  std::int64_t layer = 0;
+  for (const LinearShape& linear : linear_layers(config)) layer += linear.out * linear.in;
+  const double products =
+      static_cast<double>(config.num_hidden_layers * layer + config.vocab_size * config.hidden_size);
+  if (adapter.type == AdapterType::none) return 6 * products;
+  return 4 * products + 6 * static_cast<double>(trainable_parameters(config, adapter));
+}
+
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter) {
   static const std::vector<std::string> kAll = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                                 "gate_proj", "up_proj", "down_proj"};

@@ -30,6 +30,10 @@ struct Plan {
 std::int64_t total_parameters(const ModelConfig& config);
 std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter);
 
+/// Floating point operations a token costs forward and backward, without attention itself, which depends on the
+/// documents' lengths: 6 a trained weight, 4 a frozen one. What is recomputed doesn't count.
+double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter);
+
 /// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for unknown
 /// ones.
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter);
