@@ -152,17 +152,16 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
 }
 
 void exports_can_be_written(const Recipe& recipe, Reading& reading) {
-  std::set<std::pair<ExportFormat, Quant>> seen;  // all but gguf have one name in the export folder, whatever the quant
+  std::set<std::pair<ExportFormat, std::optional<Quant>>> seen;  // only gguf has its quant in its name
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
     const auto [format, quant] = recipe.exports[i];
     const std::string path = fmt::format("export[{}]", i);
-    const bool is_adapter = format == ExportFormat::adapter || format == ExportFormat::gguf_lora;
-    if (is_adapter && recipe.adapter.type == AdapterType::none)
+    if (is_adapter(format) && recipe.adapter.type == AdapterType::none)
       reading.problems.add(
           reading.place_of(path + ".format"),
           fmt::format("format is {}, but adapter.type is none, so there is no adapter", spelling(format)),
           "write hf or gguf");
-    if (is_adapter && reading.has(path + ".quant"))
+    if (is_adapter(format) && quant)
       reading.problems.add(
           reading.place_of(path + ".quant"),
           fmt::format("quant is given, but format {} keeps the adapter's own numbers", spelling(format)),
@@ -171,11 +170,12 @@ void exports_can_be_written(const Recipe& recipe, Reading& reading) {
       reading.problems.add(reading.place_of(path + ".quant"),
                            fmt::format("quant is q8_0 with format {}", spelling(format)),
                            "q8_0 goes with gguf; write f32, f16 or bf16");
-    const bool many = format == ExportFormat::gguf;
-    if (!seen.emplace(format, many ? quant : Quant::bf16).second)
+    std::optional<Quant> own;
+    if (format == ExportFormat::gguf) own = quant.value_or(kDefaultQuant);
+    if (!seen.emplace(format, own).second)
       reading.problems.add(reading.place_of(path),
-                           many ? fmt::format("{} {} is exported twice", spelling(format), spelling(quant))
-                                : fmt::format("{} is exported twice", spelling(format)),
+                           own ? fmt::format("{} {} is exported twice", spelling(format), spelling(*own))
+                               : fmt::format("{} is exported twice", spelling(format)),
                            "keep one of them");
   }
 }

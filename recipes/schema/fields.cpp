@@ -227,7 +227,11 @@ const std::vector<Row<ExportOptions>>& rows() {
   using S = ExportOptions;
   static const std::vector<Row<S>> all = {
       {"format", &S::format, {}, {}, "what others can load: PEFT, Hugging Face, llama.cpp"},
-      {"quant", &S::quant, {}, {"gguf_quant", "outtype", "quantization_method"}, "of the weights; q8_0 with gguf only"},
+      {"quant",
+       &S::quant,
+       {},
+       {"gguf_quant", "outtype", "quantization_method"},
+       "of the weights in hf and gguf; not given: bf16; q8_0 with gguf only"},
   };
   return all;
 }

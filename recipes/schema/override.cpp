@@ -76,7 +76,7 @@ void apply_override(YamlValue& document, const Override& change, Problems& probl
 
   Problems in_value;  // its lines are those of the argument, not of the file
   std::optional<YamlValue> value = parse_document(change.value, "--set", in_value);
-  if (!value || !in_value.empty())
+  if (!value || in_value.count() > 0)
     return problems.add(kPlace, fmt::format("{} is no value for {}", in_quotes(change.value), change.path),
                         "write it as in a recipe, quoted where YAML asks for it");
   if (value->kind == YamlValue::Kind::null && change.value.empty())

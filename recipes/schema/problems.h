@@ -13,7 +13,7 @@ class Problems {
   /// what: one sentence without a full stop. remedy: what to do, may be empty.
   void add(const Place& place, const std::string& what, const std::string& remedy = "");
 
-  bool empty() const { return problems_.empty(); }
+  std::size_t count() const { return problems_.size(); }
 
   /// One Error{Fault::recipe} with a line a problem, sorted by line and column; returns when there are none.
   void raise() const;

@@ -51,6 +51,8 @@ Recipe parse_recipe(std::string_view yaml, std::string file, const std::vector<O
   if (recipe.stage == Stage::pretrain && !reading.has("data.train_on")) recipe.data.train_on = TrainOn::all;
   check_combinations(recipe, reading);
   problems.raise();
+  for (ExportOptions& wanted : recipe.exports)
+    if (!is_adapter(wanted.format)) wanted.quant = wanted.quant.value_or(kDefaultQuant);
   if (notes != nullptr) notes->insert(notes->end(), reading.notes.begin(), reading.notes.end());
   return recipe;
 }

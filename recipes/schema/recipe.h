@@ -101,9 +101,15 @@ struct LoggingOptions {
   std::vector<std::string> report_to = {"jsonl", "tensorboard"};
 };
 
+inline constexpr Quant kDefaultQuant = Quant::bf16;
+
+inline bool is_adapter(ExportFormat format) {
+  return format == ExportFormat::adapter || format == ExportFormat::gguf_lora;
+}
+
 struct ExportOptions {
   ExportFormat format = ExportFormat::adapter;
-  Quant quant = Quant::bf16;
+  std::optional<Quant> quant;  // of hf and gguf, bf16 unless given; an adapter keeps its own numbers
 };
 
 struct Recipe {

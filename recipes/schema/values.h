@@ -130,9 +130,10 @@ void read_any(T& target, const YamlValue& value, const Key& key, Reading& readin
       if (value.text == name) return void(target = known);
     refuse_choice(value, key, choices_of<T>(), reading);
   } else if constexpr (IsOptional<T>::value) {
-    typename T::value_type inner{};
-    read_any(inner, value, key, reading);
-    target = inner;
+    target.emplace();
+    const std::size_t before = reading.problems.count();
+    read_any(*target, value, key, reading);
+    if (reading.problems.count() > before) target.reset();  // no rule about a value that nobody wrote
   } else if constexpr (is_section<T>) {
     if (value.kind != YamlValue::Kind::map) return refuse(value, key, "a section with keys of its own", reading);
     read_section(target, value.entries, value.place, key.path + ".", reading);

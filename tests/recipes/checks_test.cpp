@@ -44,6 +44,17 @@ TEST(Checks, SayWhatCannotGoTogether) {
        "r.yaml:4:19: format is gguf-lora, but adapter.type is none, so there is no adapter; write hf or gguf"},
       {kLeast + "export: [{format: hf, quant: q8_0}]",
        "r.yaml:3:30: quant is q8_0 with format hf; q8_0 goes with gguf; write f32, f16 or bf16"},
+      {kLeast + "export: [{format: adapter, quant: f16}]",
+       "r.yaml:3:35: quant is given, but format adapter keeps the adapter's own numbers; leave it out"},
+      {kLeast + "export: [{format: gguf}, {format: gguf, quant: bf16}]",
+       "r.yaml:3:26: gguf bf16 is exported twice; keep one of them"},
+      {model + "data: {datasets: [{path: a, type: text, field_roles: {bot: assistant}}]}",
+       "r.yaml:2:54: field_roles with type text, which has no roles; leave it out, or write type: chat"},
+      {model + "data: {datasets: [{path: a}], eval_datasets: [{path: b, weight: 2}]}",
+       "r.yaml:2:65: weight has no effect on evaluation: every row is taken once; leave it out"},
+      {"model: {base_model: base, dtype: fp32}\ndata: {datasets: [{path: a}]}",
+       "r.yaml:1:34: dtype is fp32, but precision is bf16: a frozen base computes in its own dtype; leave dtype out, "
+       "or write the same in both places"},
       {kLeast + "export: [{format: hf}, {format: hf}]", "r.yaml:3:24: hf is exported twice; keep one of them"},
       {kLeast + "output_dir: ./base/", "r.yaml:3:13: output_dir is the base model's folder; name another one"},
   };

@@ -44,7 +44,7 @@ distributed: {strategy: ddp}
 
 TEST(Reader, FillsEveryKeyOfTheContract) {
   const Recipe recipe = parse_recipe(R"(
-model: {base_model: /models/zephyr-7b-beta, dtype: bf16}
+model: {base_model: /models/zephyr-7b-beta, dtype: fp32}
 stage: sft
 adapter: {type: lora, lora_r: 8, lora_alpha: 64, lora_dropout: 0.05, lora_target_modules: [q_proj, v_proj]}
 data:
@@ -53,16 +53,17 @@ data:
   packing: false
   train_on: last
   datasets:
-    - {path: a.csv, type: prompt_completion, weight: 0.5, field_names: {prompt: q}, field_roles: {bot: assistant}}
+    - {path: a.csv, type: prompt_completion, weight: 0.5, field_names: {prompt: q}}
+    - {path: c.jsonl, field_roles: {bot: assistant}}
   eval_datasets: [{path: b.jsonl, holdout_every: 10}]
 train: {max_steps: 7, learning_rate: 2.0e-4, lr_scheduler_type: wsd, optim: sgd, device: cuda, precision: fp32}
 eval: {eval_steps: 100, sample_prompts: ["Hello?", "two: 2"]}
-export: [{format: gguf-lora, quant: f16}, {format: gguf, quant: q8_0}]
+export: [{format: gguf-lora}, {format: gguf, quant: q8_0}, {format: hf}]
 output_dir: runs/x
 )",
                                      "r.yaml");
   EXPECT_EQ(recipe.model.base_model, "/models/zephyr-7b-beta");
-  EXPECT_EQ(recipe.model.dtype, Dtype::bf16);
+  EXPECT_EQ(recipe.model.dtype, Dtype::fp32);
   EXPECT_EQ(recipe.adapter.lora_r, 8);
   EXPECT_EQ(recipe.adapter.lora_dropout, 0.05);
   EXPECT_THAT(recipe.adapter.lora_target_modules, ElementsAre("q_proj", "v_proj"));
@@ -71,14 +72,16 @@ output_dir: runs/x
   EXPECT_EQ(recipe.data.train_on, TrainOn::last);
   EXPECT_EQ(recipe.data.datasets.at(0).type, DatasetType::prompt_completion);
   EXPECT_THAT(recipe.data.datasets.at(0).field_names, ElementsAre(Pair("prompt", "q")));
-  EXPECT_THAT(recipe.data.datasets.at(0).field_roles, ElementsAre(Pair("bot", "assistant")));
+  EXPECT_THAT(recipe.data.datasets.at(1).field_roles, ElementsAre(Pair("bot", "assistant")));
   EXPECT_EQ(recipe.data.eval_datasets.at(0).holdout_every, 10);
   EXPECT_EQ(recipe.train.learning_rate, 2e-4);
   EXPECT_EQ(recipe.train.lr_scheduler_type, Scheduler::wsd);
   EXPECT_EQ(recipe.train.device, Device::cuda);
   EXPECT_THAT(recipe.eval.sample_prompts, ElementsAre("Hello?", "two: 2"));
   EXPECT_EQ(recipe.exports.at(0).format, ExportFormat::gguf_lora);
+  EXPECT_EQ(recipe.exports.at(0).quant, std::nullopt);
   EXPECT_EQ(recipe.exports.at(1).quant, Quant::q8_0);
+  EXPECT_EQ(recipe.exports.at(2).quant, kDefaultQuant);
   EXPECT_EQ(recipe.output_dir, "runs/x");
   EXPECT_EQ(recipe.save.save_total_limit, SaveOptions{}.save_total_limit);  // not given: the struct's default
 }

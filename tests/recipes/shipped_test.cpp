@@ -100,7 +100,7 @@ TEST(Writer, KeepsTextThatLooksLikeYaml) {
   recipe.data.datasets[0].field_names = {{"prompt", "the: \"question\""}};
   recipe.train.learning_rate = 0.1 + 0.2;  // needs all 17 digits
   recipe.train.adam_epsilon = 1e-300;
-  recipe.exports = {{ExportFormat::gguf_lora, Quant::f16}};
+  recipe.exports = {{ExportFormat::gguf_lora}, {ExportFormat::gguf, Quant::f16}};
   const Recipe again = parse_recipe(write_recipe(recipe), "again.yaml");
   EXPECT_EQ(again.eval.sample_prompts, recipe.eval.sample_prompts);
   EXPECT_EQ(again.data.datasets[0].path, recipe.data.datasets[0].path);
@@ -108,6 +108,8 @@ TEST(Writer, KeepsTextThatLooksLikeYaml) {
   EXPECT_EQ(again.train.learning_rate, recipe.train.learning_rate);
   EXPECT_EQ(again.train.adam_epsilon, recipe.train.adam_epsilon);
   EXPECT_EQ(again.exports[0].format, ExportFormat::gguf_lora);
+  EXPECT_EQ(again.exports[0].quant, std::nullopt);
+  EXPECT_EQ(again.exports[1].quant, Quant::f16);
   EXPECT_EQ(again.model.dtype, std::nullopt);
 }
 

@@ -13,7 +13,8 @@ void export_adapter(const BaseModel& base, const fs::path& adapter, const fs::pa
   const AdapterFolder opened(adapter);
   const MergedWeights checked(*base.weights, opened, adapter.string());
   AtomicFolder folder(output);
-  for (const char* name : {kAdapterConfigFile, kAdapterWeightsFile}) duplicate_file(adapter / name, folder.path() / name);
+  for (const char* name : {kAdapterConfigFile, kAdapterWeightsFile})
+    duplicate_file(adapter / name, folder.path() / name);
   folder.commit();
 }
 

@@ -42,6 +42,8 @@ Dtype dtype_of(Quant quant) {
   }
 }
 
+Quant quant_of(const ExportOptions& options) { return options.quant.value_or(kDefaultQuant); }
+
 std::string own_template(const BaseModel& base) {
   if (base.is_gguf) return GgufFile(base.path).text("tokenizer.chat_template", "");
   return open_tokenizer(base.path)->chat_template;
@@ -73,9 +75,9 @@ void export_model(const ExportOptions& options, const ExportSource& source, cons
   const WeightSource& weights = merged ? *merged : replaced ? *replaced : *base.weights;
   const ModelForExport model{base, weights, template_to_write(source.chat_template, base)};
   if (options.format == ExportFormat::gguf)
-    export_gguf(model, options.quant, output);
+    export_gguf(model, quant_of(options), output);
   else
-    export_hf(model, dtype_of(options.quant), output);
+    export_hf(model, dtype_of(quant_of(options)), output);
 }
 
 bool is_or_holds(const fs::path& folder, const fs::path& path) {
@@ -110,7 +112,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
                 {},
                 fmt::format("format {} needs an adapter, and there is none", spelling(options.format)),
                 "use the format hf or gguf for a whole model"};
-  if (options.format == ExportFormat::hf) dtype_of(options.quant);
+  if (options.format == ExportFormat::hf) dtype_of(quant_of(options));
   check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
   switch (options.format) {
@@ -141,7 +143,7 @@ fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs
     case ExportFormat::hf:
       return run_export(options, source, folder / "hf");
     case ExportFormat::gguf:
-      return run_export(options, source, folder / fmt::format("model-{}.gguf", spelling(options.quant)));
+      return run_export(options, source, folder / fmt::format("model-{}.gguf", spelling(quant_of(options))));
     case ExportFormat::gguf_lora:
       return run_export(options, source, folder / "adapter.gguf");
   }

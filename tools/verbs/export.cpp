@@ -66,11 +66,9 @@ int export_verb(const std::vector<std::string>& arguments) {
     return 0;
   required(values, "format");
   ExportOptions wanted{.format = enum_argument<ExportFormat>(values, "format")};
-  if (values.count("quant") != 0) {
-    wanted.quant = enum_argument<Quant>(values, "quant");
-    if (wanted.format == ExportFormat::adapter || wanted.format == ExportFormat::gguf_lora)
-      throw Error{Fault::recipe, {}, "--quant goes with hf and gguf; an adapter keeps its own numbers", "leave it out"};
-  }
+  if (values.count("quant") != 0) wanted.quant = enum_argument<Quant>(values, "quant");
+  if (wanted.quant && is_adapter(wanted.format))
+    throw Error{Fault::recipe, {}, "--quant goes with hf and gguf; an adapter keeps its own numbers", "leave it out"};
   const std::string output = required(values, "output");
   fmt::print("{}\n", run_export(wanted, source_argument(values), output).string());
   return 0;
