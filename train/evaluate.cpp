@@ -3,17 +3,19 @@
 #include <cmath>
 
 #include "train/objectives/supervised.h"
+#include "train/stop.h"
 
 namespace tune {
 
 double Score::perplexity() const { return std::exp(loss()); }
 
-Evaluation evaluate(Decoder& decoder, const TokenDataset& dataset, const std::vector<DatasetOptions>& sources,
-                    std::int64_t rows_per_batch) {
+std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset,
+                                   const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch) {
   decoder.no_dropout();
   Evaluation evaluation;
   constexpr std::int64_t kMaxTokens = 8192;  // a batch; keeps evaluation's memory below training's
   for (const SourcedBatch& batch : evaluation_batches(dataset, rows_per_batch, kMaxTokens)) {
+    if (stop_requested() != 0) return std::nullopt;
     const Loss loss = supervised_loss(decoder, batch.rows, 1.0, false);
     for (Score* score :
          {&evaluation.total, &evaluation.sources[sources[static_cast<std::size_t>(batch.source)].path]}) {

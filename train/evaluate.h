@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,8 @@ struct Evaluation {
 };
 
 /// Scores every row of `dataset`, `rows_per_batch` documents at a time. `sources` are the data sets it was made from.
-Evaluation evaluate(Decoder& decoder, const TokenDataset& dataset, const std::vector<DatasetOptions>& sources,
-                    std::int64_t rows_per_batch);
+/// Nothing when a stop was asked for in between.
+std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset,
+                                   const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch);
 
 }  // namespace tune

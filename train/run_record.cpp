@@ -101,6 +101,13 @@ Json as_json(const Plan& plan) {
           {"memory", memory}};
 }
 
+Json as_json(const Score& score) { return Json::array({score.loss_sum, score.tokens}); }
+
+Score score_from(const std::string& text) {
+  const Json pair = Json::parse(text);
+  return {pair.at(0).get<double>(), pair.at(1).get<std::int64_t>()};
+}
+
 std::string host_name() {
   char name[256] = {};
   gethostname(name, sizeof(name) - 1);
@@ -113,6 +120,7 @@ RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& pla
     : file_(std::filesystem::path(recipe.output_dir) / "run.json") {
   facts_ = {{"recipe", write_recipe(without_harmless_keys(recipe))},
             {"data", hash_of(*inputs.train_rows)},
+            {"evaluation_data", inputs.evaluation_rows ? hash_of(*inputs.evaluation_rows) : ""},
             {"model", hash_of(inputs.base)},
             {"device", chosen_device(recipe.train.device)},
             {"threads", std::to_string(at::get_num_threads())},
@@ -134,7 +142,8 @@ void RunRecord::begin() const { write("{}"); }
 std::map<std::string, std::string> RunRecord::facts() const {
   std::map<std::string, std::string> facts = facts_;
   facts["answers_before"] = Json(answers_before).dump();
-  if (before) facts["before"] = Json{before->loss_sum, before->tokens}.dump();
+  if (before) facts["before"] = as_json(*before).dump();
+  if (latest) facts["latest"] = as_json(*latest).dump();
   return facts;
 }
 
@@ -145,7 +154,7 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
     const std::string difference = key == "recipe"
                                        ? differing_keys(value, stored->second)
                                        : fmt::format("{} is {} now, {} in the checkpoint", key, value, stored->second);
-    if (key == "recipe" || key == "data" || key == "model")
+    if (key == "recipe" || key == "data" || key == "evaluation_data" || key == "model")
       throw Error{key == "recipe" ? Fault::recipe : Fault::data,
                   {checkpoint.string()},
                   fmt::format("this is another run: {}", difference),
@@ -154,10 +163,8 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
   }
   if (const auto it = facts.find("answers_before"); it != facts.end())
     answers_before = Json::parse(it->second).get<std::vector<std::string>>();
-  if (const auto it = facts.find("before"); it != facts.end()) {
-    const Json pair = Json::parse(it->second);
-    before = Score{pair.at(0).get<double>(), pair.at(1).get<std::int64_t>()};
-  }
+  if (const auto it = facts.find("before"); it != facts.end()) before = score_from(it->second);
+  if (const auto it = facts.find("latest"); it != facts.end()) latest = score_from(it->second);
 }
 
 void RunRecord::finish(std::int64_t steps, std::int64_t tokens, std::int64_t trained_tokens, double seconds,

@@ -20,12 +20,12 @@ class RunRecord {
   /// run.json into recipe.output_dir, without totals.
   void begin() const;
 
-  /// For a checkpoint; `before` and `answers_before` travel along.
+  /// For a checkpoint; the scores and `answers_before` travel along.
   std::map<std::string, std::string> facts() const;
 
   /// Error{Fault::recipe} or {Fault::data} naming what differs from the checkpoint, before and now; a warning on stderr
-  /// where only the last bits may differ (device, threads, library of the products). Takes `before` and
-  /// `answers_before` over.
+  /// where only the last bits may differ (device, threads, library of the products). Takes the
+  /// scores and `answers_before` over.
   void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
 
   /// Totals into run.json.
@@ -33,6 +33,7 @@ class RunRecord {
               std::int64_t peak_bytes) const;
 
   std::optional<Score> before;              // of step 0
+  std::optional<Score> latest;              // of the step that the run is at, once it is evaluated
   std::vector<std::string> answers_before;  // to eval.sample_prompts
 
  private:

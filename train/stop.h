@@ -3,8 +3,8 @@
 namespace tune {
 
 /// From now on SIGTERM, SIGINT and SIGUSR1 ask for an orderly stop: the handler only sets a flag, the trainer looks at
-/// it between micro-batches. A second SIGINT or SIGTERM ends the process at once (nothing on disk is ever
-/// half-written).
+/// it between micro-batches of training and of evaluation and between generated tokens. A second SIGINT or SIGTERM ends
+/// the process at once (nothing on disk is ever half-written).
 void install_stop_signals();
 
 /// The signal that asked for a stop, 0 = none.

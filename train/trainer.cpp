@@ -78,11 +78,10 @@ class Run {
  private:
   void restore(const ResumeOption& resume);
   void log(const StepOutcome& outcome, double seconds);
-  std::optional<Score> score();
-  std::optional<Score> evaluate_and_log();
+  bool evaluate_when_due();
   void save();
   void save_adapter() const;
-  std::vector<std::string> sample_answers();
+  std::optional<std::vector<std::string>> sample_answers();
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
 
   const Recipe recipe_;
@@ -97,7 +96,6 @@ class Run {
   std::unique_ptr<Reporter> reporter_;
   std::int64_t step_ = 0, resumed_from_ = 0;
   std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
-  std::optional<Score> after_;
 };
 
 Run::Run(const Recipe& recipe, const ResumeOption& resume)
@@ -116,7 +114,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
-  reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, plan_.steps);
+  reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, record_.latest.has_value(), plan_.steps);
   reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {} on {}",
                              plan_.steps, plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6,
                              plan_.parameters / 1e6,
@@ -151,43 +149,40 @@ void Run::restore(const ResumeOption& resume) {
 RunResult Run::train() {
   const auto start = Clock::now();
   RunResult result{.resumed_from = resumed_from_, .final_folder = folder_ / "final"};
-  if (step_ == 0) {
-    if (record_.before)  // interrupted before the first step was done: metrics.jsonl begins anew
-      reporter_->report({.step = 0, .epoch = 0, .eval_loss = record_.before->loss()});
+  bool going = evaluate_when_due();  // of step 0, or of a step whose evaluation was cut short
+  if (going && step_ == 0) {
+    if (const auto answers = sample_answers())
+      record_.answers_before = *answers;
     else
-      record_.before = evaluate_and_log();
-    record_.answers_before = sample_answers();
+      going = false;
   }
-  while (step_ < plan_.steps) {
+  while (going && step_ < plan_.steps) {
     const auto step_start = Clock::now();
     const std::optional<StepOutcome> outcome =
         optimizer_step(*decoder_, *optimizer_, loader_.step(step_), recipe_.train, step_, plan_.steps);
-    if (!outcome) {
-      save();
-      result.interrupted = true;
-      break;
-    }
+    going = outcome.has_value();
+    if (!going) break;
     ++step_;
     tokens_ += outcome->tokens;
     trained_tokens_ += outcome->trained_tokens;
+    record_.latest.reset();
     log(*outcome, seconds_since(step_start));
-    if (due(recipe_.eval.eval_steps) || step_ == plan_.steps) after_ = evaluate_and_log();
-    if (due(recipe_.save.save_steps) || step_ == plan_.steps) save();
+    going = evaluate_when_due();
+    if (going && (due(recipe_.save.save_steps) || step_ == plan_.steps)) save();
   }
   result.steps = step_;
   result.seconds = seconds_since(start);
-  if (!result.interrupted) {
-    if (!after_) after_ = score();  // a run that was finished already, started again
-    const std::vector<std::string> after = sample_answers();
-    for (std::size_t i = 0; i < after.size(); ++i)
-      result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], after[i]});
-  }
+  const auto after = going ? sample_answers() : std::nullopt;
+  for (std::size_t i = 0; after && i < after->size(); ++i)
+    result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], (*after)[i]});
+  result.interrupted = !after;
+  if (result.interrupted) save();
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
     result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_));
   result.before = record_.before;
-  result.after = after_;
+  result.after = record_.latest;
   record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
   return result;
 }
@@ -210,18 +205,17 @@ void Run::log(const StepOutcome& outcome, double seconds) {
        .peak_memory = peak_memory_bytes(decoder_->options().device)});
 }
 
-std::optional<Score> Run::score() {
-  if (!inputs_.evaluation_rows) return std::nullopt;
-  return evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets,
-                  recipe_.eval.per_device_eval_batch_size)
-      .total;
-}
-
-std::optional<Score> Run::evaluate_and_log() {
-  const std::optional<Score> score = this->score();
-  if (!score) return score;
-  reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = score->loss()});
-  return score;
+// False when a stop was asked for meanwhile.
+bool Run::evaluate_when_due() {
+  const bool is_due = step_ == 0 || step_ == plan_.steps || due(recipe_.eval.eval_steps);
+  if (!is_due || record_.latest || !inputs_.evaluation_rows) return true;
+  const std::optional<Evaluation> evaluation = evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets,
+                                                        recipe_.eval.per_device_eval_batch_size);
+  if (!evaluation) return false;
+  record_.latest = evaluation->total;
+  if (step_ == 0) record_.before = record_.latest;
+  reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = record_.latest->loss()});
+  return true;
 }
 
 void Run::save() {
@@ -245,10 +239,13 @@ void Run::save_adapter() const {
   final_folder.commit();
 }
 
-std::vector<std::string> Run::sample_answers() {
+// Nothing when a stop was asked for meanwhile.
+std::optional<std::vector<std::string>> Run::sample_answers() {
   std::vector<std::string> answers;
-  for (const std::string& prompt : recipe_.eval.sample_prompts)
+  for (const std::string& prompt : recipe_.eval.sample_prompts) {
     answers.push_back(answer(*decoder_, inputs_, prompt, recipe_.eval.sample_max_tokens, recipe_.train.seed, 0.0));
+    if (stop_requested() != 0) return std::nullopt;
+  }
   return answers;
 }
 

@@ -18,10 +18,11 @@ struct NamedBytes {
 
 /// Everything a run needs to go on as if it had never stopped. The position in the data is the step (data/loader.h).
 struct TrainingState {
-  std::int64_t step = 0;                     // optimizer steps done
-  std::vector<NamedBytes> weights;           // trained parameters; PEFT names for an adapter, Hugging Face names else
-  std::vector<NamedBytes> optimizer;         // moments and fp32 masters, "<parameter>.exp_avg", ...
-  std::map<std::string, std::string> facts;  // recipe hash, data hash, model hash, thread count, matmul library, totals
+  std::int64_t step = 0;              // optimizer steps done
+  std::vector<NamedBytes> weights;    // trained parameters; PEFT names for an adapter, Hugging Face names else
+  std::vector<NamedBytes> optimizer;  // moments and fp32 masters, "<parameter>.exp_avg", ...
+  std::map<std::string, std::string>
+      facts;  // what decides the result, and what a resumed run reports; train/run_record.h
 };
 
 }  // namespace tune

@@ -42,9 +42,9 @@ class Job:
     def arguments(self, output):
         return ["run", "--recipe", str(self.recipe), "--set", f"output_dir={output}"]
 
-    def start(self, output):
+    def start(self, output, *more):
         return subprocess.Popen(
-            [BINARY, *self.arguments(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [BINARY, *self.arguments(output), *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
 
     def result(self, output):
@@ -52,8 +52,7 @@ class Job:
         files = {path.name: path.read_bytes() for path in (output / "final").iterdir()}
         newest = output / f"checkpoint-{STEPS}"
         state = {path.name: path.read_bytes() for path in newest.iterdir() if path.suffix == ".safetensors"}
-        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-        return files, state, [{key: line[key] for key in line if key not in CLOCKS} for line in lines]
+        return files, state, metrics(output)
 
     def expect_whole(self, output):
         for mine, whole in zip(self.result(output), self.result(self.whole)):
@@ -150,6 +149,30 @@ def test_a_signal_before_the_first_step_loses_no_line(job):
     assert [path.name for path in checkpoints(output)] == ["checkpoint-0"]
     tune(*job.arguments(output))
     job.expect_whole(output)
+
+
+def metrics(output):
+    """Everything in metrics.jsonl that has to be equal."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key not in CLOCKS} for line in lines]
+
+
+def test_a_signal_during_an_evaluation_ends_in_a_checkpoint(job, rng):
+    rows = write_chats(job.root / "many.jsonl", rng, 300)
+    settings = [f"data.eval_datasets[0].path={rows}", "eval.per_device_eval_batch_size=1", "eval.eval_steps=1", "train.max_steps=2", "train.warmup_steps=0"]
+    more = [argument for setting in settings for argument in ("--set", setting)]
+    whole, output = job.root / "evaluated", job.root / "evaluating"
+    tune(*job.arguments(whole), *more)
+    process = job.start(output, *more)
+    wait_for_step(process, output, 1)
+    process.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    assert process.wait(60) == 75, process.communicate()[1]
+    assert time.monotonic() - begin < 5
+    assert [line["step"] for line in metrics(output)] == [0, 1], "the evaluation of step 1 was not cut short"
+    assert [path.name for path in checkpoints(output)] == ["checkpoint-1"]
+    tune(*job.arguments(output), *more)
+    assert metrics(output) == metrics(whole)
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(job, rng):

@@ -47,7 +47,7 @@ class Metrics : public ::testing::Test {
 StepReport report(std::int64_t step) { return {.step = step, .epoch = 0.5, .loss = 2.25, .learning_rate = 1e-4}; }
 
 TEST_F(Metrics, LineHasWhatWasMeasuredAndNothingElse) {
-  JsonLines(folder_ / "metrics.jsonl", 0).write({.step = 3, .epoch = 1.5, .eval_loss = 2.75});
+  JsonLines(folder_ / "metrics.jsonl", 0, false).write({.step = 3, .epoch = 1.5, .eval_loss = 2.75});
   ASSERT_EQ(lines().size(), 1u);
   const nlohmann::json line = lines()[0];
   EXPECT_EQ(line.at("step"), 3);
@@ -58,41 +58,53 @@ TEST_F(Metrics, LineHasWhatWasMeasuredAndNothingElse) {
 }
 
 TEST_F(Metrics, LineIsInTheFileBeforeTheWriterIsGone) {
-  JsonLines jsonl(folder_ / "metrics.jsonl", 0);
+  JsonLines jsonl(folder_ / "metrics.jsonl", 0, false);
   jsonl.write(report(1));
   EXPECT_THAT(steps(), ElementsAre(1));
 }
 
 TEST_F(Metrics, NumbersSurviveToTheLastBit) {
   const double loss = 2.0 / 3.0;
-  JsonLines(folder_ / "metrics.jsonl", 0).write({.step = 1, .loss = loss});
+  JsonLines(folder_ / "metrics.jsonl", 0, false).write({.step = 1, .loss = loss});
   EXPECT_EQ(lines()[0].at("loss").get<double>(), loss);
 }
 
 TEST_F(Metrics, ResumedRunHasNoStepTwiceAndMissesNone) {
   {
-    JsonLines first(folder_ / "metrics.jsonl", 0);
+    JsonLines first(folder_ / "metrics.jsonl", 0, false);
     for (const std::int64_t step : {0, 1, 2, 3, 4, 5}) first.write(report(step));
   }
-  JsonLines second(folder_ / "metrics.jsonl", 3);  // the last checkpoint is that of step 3
+  JsonLines second(folder_ / "metrics.jsonl", 3, true);  // the last checkpoint is that of step 3
   for (const std::int64_t step : {4, 5, 6}) second.write(report(step));
   EXPECT_THAT(steps(), ElementsAre(0, 1, 2, 3, 4, 5, 6));
 }
 
+TEST_F(Metrics, AnEvaluationThatWasCutShortIsWrittenAgain) {
+  {
+    JsonLines first(folder_ / "metrics.jsonl", 0, false);
+    for (const std::int64_t step : {1, 2}) first.write(report(step));
+    for (const std::int64_t step : {1, 2}) first.write({.step = step, .eval_loss = 2.0});
+  }
+  JsonLines(folder_ / "metrics.jsonl", 2, true);
+  EXPECT_THAT(steps(), ElementsAre(1, 2, 1, 2));
+  JsonLines(folder_ / "metrics.jsonl", 2, false);
+  EXPECT_THAT(steps(), ElementsAre(1, 2, 1));
+}
+
 TEST_F(Metrics, TornLastLineIsDropped) {
   write_atomically(folder_ / "metrics.jsonl", "{\"step\":1}\n{\"step\":2}\n{\"step\":3,\"lo");
-  JsonLines(folder_ / "metrics.jsonl", 3).write(report(4));
+  JsonLines(folder_ / "metrics.jsonl", 3, true).write(report(4));
   EXPECT_THAT(steps(), ElementsAre(1, 2, 4));
 }
 
 TEST_F(Metrics, FreshRunForgetsAnOlderOne) {
   write_atomically(folder_ / "metrics.jsonl", "{\"step\":1}\n");
-  JsonLines(folder_ / "metrics.jsonl", 0).write(report(0));
+  JsonLines(folder_ / "metrics.jsonl", 0, false).write(report(0));
   EXPECT_THAT(steps(), ElementsAre(0));
 }
 
 TEST_F(Metrics, ReporterWritesWhatIsAskedFor) {
-  Reporter({.report_to = {"jsonl"}}, folder_, 0, 10).report(report(1));
+  Reporter({.report_to = {"jsonl"}}, folder_, 0, false, 10).report(report(1));
   EXPECT_TRUE(fs::exists(folder_ / "metrics.jsonl"));
   EXPECT_FALSE(fs::exists(folder_ / "tensorboard"));
 }

@@ -49,7 +49,8 @@ int eval_verb(const std::vector<std::string>& arguments) {
   const Inputs inputs = open_inputs(recipe, false);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, false));
   const Evaluation evaluation =
-      evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size);
+      evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size)
+          .value();  // no signal is caught here, so that no stop can be asked for
   if (values.count("json") == 0) {
     print_table(evaluation);
     return 0;

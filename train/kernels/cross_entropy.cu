@@ -27,8 +27,8 @@ __device__ Softmax partner(Softmax s, int distance) {
 }
 
 template <typename P, typename T = typename P::Element>
-__global__ void cross_entropy(T* logits, const std::int64_t* labels, float* losses, int vocab, float scale,
-                              bool want_gradient) {
+__global__ void __launch_bounds__(kWideBlock)
+    cross_entropy(T* logits, const std::int64_t* labels, float* losses, int vocab, float scale, bool want_gradient) {
   logits += static_cast<std::int64_t>(blockIdx.x) * vocab;
   const auto label = static_cast<int>(labels[blockIdx.x]);
   Softmax softmax = kNothing;

@@ -11,15 +11,15 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::filesystem::path shortened(const std::filesystem::path& file, std::int64_t first_step) {
+std::filesystem::path shortened(const std::filesystem::path& file, std::int64_t first_step, bool evaluated) {
   std::string kept;
-  if (first_step > 0 && std::filesystem::exists(file)) {
-    std::ifstream lines(file);
-    std::string line;
-    while (std::getline(lines, line)) {
-      const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (json.is_object() && json.value("step", first_step + 1) <= first_step) kept += line + "\n";
-    }
+  std::ifstream lines(file);
+  for (std::string line; std::getline(lines, line);) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) continue;
+    const std::int64_t step = json.value("step", first_step + 1);
+    const bool again = step == first_step && json.contains("eval_loss") && !evaluated;
+    if (step <= first_step && !again) kept += line + "\n";
   }
   write_atomically(file, kept);
   return file;
@@ -27,8 +27,8 @@ std::filesystem::path shortened(const std::filesystem::path& file, std::int64_t 
 
 }  // namespace
 
-JsonLines::JsonLines(const std::filesystem::path& file, std::int64_t first_step)
-    : file_(shortened(file, first_step), WriteMode::append) {}
+JsonLines::JsonLines(const std::filesystem::path& file, std::int64_t first_step, bool evaluated)
+    : file_(shortened(file, first_step, evaluated), WriteMode::append) {}
 
 void JsonLines::write(const StepReport& report) {
   Json json = {{"step", report.step}, {"epoch", report.epoch}};

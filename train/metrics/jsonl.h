@@ -10,9 +10,9 @@ namespace tune {
 /// metrics.jsonl: one object a report, appended and handed to the kernel at once, so that a killed run loses no line.
 class JsonLines {
  public:
-  /// Keeps the lines of steps <= first_step (a resumed run writes the others again) and drops a torn last line.
-  /// first_step 0 keeps none.
-  JsonLines(const std::filesystem::path& file, std::int64_t first_step);
+  /// Keeps the lines of steps <= first_step, which a resumed run goes on from, and drops a torn last line.
+  /// evaluated: the evaluation that belongs to first_step is done; otherwise its line is written again, too.
+  JsonLines(const std::filesystem::path& file, std::int64_t first_step, bool evaluated);
   void write(const StepReport& report);
 
  private:

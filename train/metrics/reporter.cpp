@@ -5,12 +5,12 @@
 namespace tune {
 
 Reporter::Reporter(const LoggingOptions& options, const std::filesystem::path& folder, std::int64_t first_step,
-                   std::int64_t total_steps)
+                   bool evaluated, std::int64_t total_steps)
     : progress_(first_step, total_steps) {
   const auto wanted = [&](const char* name) {
     return std::find(options.report_to.begin(), options.report_to.end(), name) != options.report_to.end();
   };
-  if (wanted("jsonl")) jsonl_ = std::make_unique<JsonLines>(folder / "metrics.jsonl", first_step);
+  if (wanted("jsonl")) jsonl_ = std::make_unique<JsonLines>(folder / "metrics.jsonl", first_step, evaluated);
   if (wanted("tensorboard")) tensorboard_ = std::make_unique<TensorBoard>(folder / "tensorboard", first_step);
 }
 

@@ -16,7 +16,8 @@ namespace tune {
 class Reporter {
  public:
   /// first_step: where a resumed run goes on; later lines of an earlier attempt are dropped.
-  Reporter(const LoggingOptions& options, const std::filesystem::path& folder, std::int64_t first_step,
+  /// evaluated: first_step's own evaluation is done.
+  Reporter(const LoggingOptions& options, const std::filesystem::path& folder, std::int64_t first_step, bool evaluated,
            std::int64_t total_steps);
   void report(const StepReport& report);
   void say(const std::string& line);  // on stderr, above the progress line

@@ -8,6 +8,7 @@
 
 #include "recipes/schema/error.h"
 #include "train/kernels/matmul.h"
+#include "train/stop.h"
 
 namespace tune {
 
@@ -26,7 +27,7 @@ std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int3
   KeyValueCache cache;
   std::vector<std::int32_t> answer, next = prompt;
   const std::int64_t room = std::min(options.max_tokens, context - asked);
-  while (static_cast<std::int64_t>(answer.size()) < room) {
+  while (static_cast<std::int64_t>(answer.size()) < room && stop_requested() == 0) {
     const at::Tensor hidden = decoder.forward_cached(next, cache);
     const at::Tensor scores =
         matmul_nt(hidden.narrow(0, hidden.size(0) - 1, 1), decoder.head_weight()).to(at::kFloat).cpu();
