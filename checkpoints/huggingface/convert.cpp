@@ -1,12 +1,21 @@
 #include "checkpoints/huggingface/convert.h"
 
 #include <bit>
-#include <cstdint>
 #include <cstring>
 
 #include "recipes/schema/error.h"
 
 namespace tune {
+
+// Exponent and mantissa are moved into a float whose exponent is 112 too small (127 - 15); the multiplication by 2^112
+// mends that for subnormals as well. No branches, so that the compiler makes vectors of it.
+float from_fp16(std::uint16_t bits) {
+  const std::uint32_t magnitude = std::uint32_t{bits & 0x7fffu} << 13;
+  const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
+  const std::uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;  // infinity or NaN
+  const std::uint32_t sign = std::uint32_t{bits & 0x8000u} << 16;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
+}
 
 namespace {
 
@@ -17,16 +26,6 @@ std::uint16_t to_bf16(float value) {
   const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const std::uint32_t quiet_nan = (bits >> 16) | 0x40;
   return static_cast<std::uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
-}
-
-/// Exponent and mantissa are moved into a float whose exponent is 112 too small (127 - 15); the multiplication by 2^112
-/// mends that for subnormals as well. No branches, so that the compiler makes vectors of it.
-float from_fp16(std::uint16_t bits) {
-  const std::uint32_t magnitude = std::uint32_t{bits & 0x7fffu} << 13;
-  const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
-  const std::uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;  // infinity or NaN
-  const std::uint32_t sign = std::uint32_t{bits & 0x8000u} << 16;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
 }
 
 std::uint16_t to_fp16(float value) {

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string_view>
 
@@ -14,6 +15,9 @@ std::string_view dtype_name(Dtype dtype);
 
 /// True for the stored dtypes that convert_elements() reads: F32, F16, BF16.
 bool is_convertible(std::string_view dtype);
+
+/// Of the bits of an IEEE half, subnormals, infinities and NaN included.
+float from_fp16(std::uint16_t bits);
 
 /// Converts each element, rounding to nearest even; NaN stays NaN, what is too large becomes infinite. Neither side
 /// need be aligned. TUNE_CHECK: `from` is convertible, both spans hold the same number of elements.

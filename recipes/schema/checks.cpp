@@ -42,8 +42,6 @@ void lora_computes_in_the_dtype_of_its_base(const Recipe& recipe, Reading& readi
 }
 
 void target_modules_are_linear_layers(const Recipe& recipe, Reading& reading) {
-  static const std::vector<std::string> kModules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                    "gate_proj", "up_proj", "down_proj"};
   const auto& modules = recipe.adapter.lora_target_modules;
   const Place place = reading.place_of("adapter.lora_target_modules");
   if (modules.empty() && recipe.adapter.type == AdapterType::lora)
@@ -54,8 +52,8 @@ void target_modules_are_linear_layers(const Recipe& recipe, Reading& reading) {
         reading.problems.add(place, "lora_target_modules holds all-linear and other names", "all-linear stands alone");
       continue;
     }
-    if (std::find(kModules.begin(), kModules.end(), module) != kModules.end()) continue;
-    auto known = kModules;
+    if (std::find(kLinearModules.begin(), kLinearModules.end(), module) != kLinearModules.end()) continue;
+    auto known = kLinearModules;
     known.push_back("all-linear");
     const auto meant = module == "all" ? std::optional<std::string>("all-linear") : nearest(module, known);
     reading.problems.add(place, fmt::format("lora_target_modules holds {}", in_quotes(module)),

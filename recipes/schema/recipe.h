@@ -28,6 +28,10 @@ struct ModelOptions {
   std::optional<Dtype> dtype;  // of the weights in memory; default: as train.precision says
 };
 
+/// What all-linear means, in model order.
+inline const std::vector<std::string> kLinearModules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                        "gate_proj", "up_proj", "down_proj"};
+
 struct AdapterOptions {
   AdapterType type = AdapterType::lora;  // none = full fine-tuning
   std::int64_t lora_r = 16;

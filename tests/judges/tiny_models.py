@@ -13,6 +13,7 @@ from pathlib import Path
 import gguf
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 VOCAB = 32000  # of the real tokenizer
 SHAPES = {
@@ -62,6 +63,9 @@ def randomize(model, seed):
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
             else:
                 parameter.normal_(0, 1.2 / math.sqrt(parameter.shape[1]), generator=generator)
+
+
+disable_progress_bar()
 
 
 def make(name, folder, seed, shards=1, dtype=torch.float32, **changes):

@@ -58,18 +58,16 @@ double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter)
 }
 
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter) {
-  static const std::vector<std::string> kAll = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                "gate_proj", "up_proj", "down_proj"};
-  if (adapter.lora_target_modules == std::vector<std::string>{"all-linear"}) return kAll;
+  if (adapter.lora_target_modules == std::vector<std::string>{"all-linear"}) return kLinearModules;
   std::vector<std::string> targets;
   for (const std::string& name : adapter.lora_target_modules) {
-    if (std::find(kAll.begin(), kAll.end(), name) == kAll.end())
+    if (std::find(kLinearModules.begin(), kLinearModules.end(), name) == kLinearModules.end())
       throw Error{Fault::recipe,
                   {},
                   fmt::format("adapter.lora_target_modules: no linear layer is called {}", name),
-                  fmt::format("they are {}, or all-linear", fmt::join(kAll, ", "))};
+                  fmt::format("they are {}, or all-linear", fmt::join(kLinearModules, ", "))};
   }
-  for (const std::string& name : kAll)
+  for (const std::string& name : kLinearModules)
     if (std::find(adapter.lora_target_modules.begin(), adapter.lora_target_modules.end(), name) !=
         adapter.lora_target_modules.end())
       targets.push_back(name);

@@ -1,6 +1,5 @@
 #include "checkpoints/gguf/blocks/blocks.h"
 
-#include <bit>
 #include <cstring>
 
 #include "checkpoints/gguf/blocks/formats.h"
@@ -26,14 +25,10 @@ void check_sizes(const GgufTypeTraits& traits, std::size_t bytes, std::size_t va
 
 }  // namespace
 
-// Exponent 15 -> 127 is a product with 2^112, exact for subnormals, too. A scale is never infinite in a sane file, but
-// must stay what it is in any other.
 float half_at(const std::byte* bytes) {
   std::uint16_t bits;
   std::memcpy(&bits, bytes, sizeof bits);
-  const float scaled = std::bit_cast<float>(std::uint32_t{bits & 0x7fffu} << 13) * 0x1p112f;
-  const std::uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | std::uint32_t{bits & 0x8000u} << 16);
+  return from_fp16(bits);
 }
 
 void put_half(float value, std::byte* bytes) {
