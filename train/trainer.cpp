@@ -34,12 +34,13 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-AdapterConfig adapter_config(const Recipe& recipe) {
+AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
   return {.base_model_name_or_path = recipe.model.base_model,
           .r = recipe.adapter.lora_r,
           .lora_alpha = recipe.adapter.lora_alpha,
-          .lora_dropout = recipe.adapter.lora_dropout,
-          .target_modules = adapted_modules(recipe.adapter)};
+          // PEFT refuses dropout on experts; it has no effect on a finished adapter
+          .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
+          .target_modules = adapted_modules(recipe.adapter, config)};
 }
 
 // Views of the masters' own memory; on a GPU `host` keeps the copies alive.
@@ -106,7 +107,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
       loader_(*inputs_.train_rows, recipe.data, recipe.train),
       plan_(make_plan(recipe, inputs_.base.config, &loader_)),
       record_(recipe, inputs_, plan_) {
-  const DecoderOptions options = decoder_options(recipe_, true);
+  const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
   decoder_ = load_decoder(inputs_.base, options);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
@@ -180,7 +181,7 @@ RunResult Run::train() {
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
-    result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_));
+    result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_), std::move(inputs_.base.weights));
   result.before = record_.before;
   result.after = record_.latest;
   record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
@@ -197,6 +198,8 @@ void Run::log(const StepOutcome& outcome, double seconds) {
        .loss = outcome.loss,
        .learning_rate = outcome.learning_rate,
        .grad_norm = outcome.grad_norm,
+       .router_aux_loss = outcome.router_load ? std::optional(outcome.router_load->aux_loss) : std::nullopt,
+       .expert_share = outcome.router_load ? std::optional(outcome.router_load->expert_share) : std::nullopt,
        .tokens = tokens_,
        .trained_tokens = trained_tokens_,
        .tokens_per_s = tokens_per_s,
@@ -228,14 +231,15 @@ void Run::save() {
   state.facts["tokens"] = std::to_string(tokens_);
   state.facts["trained_tokens"] = std::to_string(trained_tokens_);
   const bool full = recipe_.adapter.type == AdapterType::none;
-  save_checkpoint(folder_, state, full ? std::nullopt : std::optional(adapter_config(recipe_)));
+  save_checkpoint(folder_, state, full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)));
   retain_checkpoints(folder_, recipe_.save.save_total_limit);
 }
 
 void Run::save_adapter() const {
   AtomicFolder final_folder(folder_ / "final");
   std::vector<at::Tensor> host;
-  write_adapter(final_folder.path(), adapter_config(recipe_), trained_bytes(decoder_->trained(), host));
+  write_adapter(final_folder.path(), adapter_config(recipe_, inputs_.base.config),
+                trained_bytes(decoder_->trained(), host));
   final_folder.commit();
 }
 
