@@ -9,18 +9,14 @@ namespace {
 
 class GroupedMatmul : public KernelTest {};
 
-RowGroups groups_of(const std::vector<std::int64_t>& sizes) {
-  RowGroups groups{.begin = {0}};
-  for (const std::int64_t size : sizes) groups.begin.push_back(groups.begin.back() + size);
-  return groups;
-}
+RowGroups groups_of(const std::vector<std::int64_t>& sizes) { return {at::tensor(sizes).cumsum(0).to(at::kInt)}; }
 
 TEST_F(GroupedMatmul, EqualsAProductAGroup) {
   constexpr std::int64_t kIn = 24, kOut = 40;
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
     for (const std::vector<std::int64_t>& sizes : {std::vector<std::int64_t>{5, 0, 61, 1}, {0, 0, 9}, {7, 70}}) {
       const RowGroups groups = groups_of(sizes);
-      const std::int64_t count = groups.count(), rows = groups.begin.back();
+      const std::int64_t count = groups.count(), rows = groups.ends[-1].item<std::int64_t>();
       const at::Tensor x = random({rows, kIn}, type), dy = random({rows, kOut}, type);
       const at::Tensor weight = random({count * kOut, kIn}, type);
       const at::Tensor y = grouped_matmul_nt(x, weight, groups), dx = grouped_matmul_nn(dy, weight, groups);
@@ -28,8 +24,8 @@ TEST_F(GroupedMatmul, EqualsAProductAGroup) {
       at::Tensor y_added = dy.clone(), dx_added = x.clone();
       add_grouped_matmul_nt_(y_added, x, weight, 0.5, groups);
       add_grouped_matmul_nn_(dx_added, dy, weight, groups);
-      for (std::int64_t g = 0; g < count; ++g) {
-        const std::int64_t first = groups.begin[static_cast<std::size_t>(g)], n = sizes[static_cast<std::size_t>(g)];
+      for (std::int64_t g = 0, first = 0, n = 0; g < count; ++g, first += n) {
+        n = sizes[static_cast<std::size_t>(g)];
         const at::Tensor w = weight.narrow(0, g * kOut, kOut), xs = x.narrow(0, first, n), ds = dy.narrow(0, first, n);
         if (n == 0) {
           EXPECT_FALSE(dw.narrow(0, g * kOut, kOut).any().item<bool>()) << "a group without rows has no gradient";

@@ -15,13 +15,11 @@ struct Group {
 // Calls f for each group that has rows.
 template <typename F>
 void for_groups(const RowGroups& groups, std::int64_t rows, F&& f) {
-  TUNE_CHECK(groups.begin.front() == 0 && groups.begin.back() == rows, "groups of {} rows, there are {}",
-             groups.begin.back(), rows);
-  for (std::int64_t g = 0; g < groups.count(); ++g) {
-    const auto at = static_cast<std::size_t>(g);
-    const Group group{g, groups.begin[at], groups.begin[at + 1] - groups.begin[at]};
-    if (group.rows > 0) f(group);
-  }
+  const at::Tensor host = groups.ends.cpu();
+  const auto* end = host.const_data_ptr<std::int32_t>();
+  TUNE_CHECK(end[groups.count() - 1] == rows, "groups of {} rows, there are {}", end[groups.count() - 1], rows);
+  for (std::int64_t g = 0, first = 0; g < groups.count(); first = end[g++])
+    if (end[g] > first) f(Group{g, first, end[g] - first});
 }
 
 // The fused kernel takes bf16 whose rows begin at multiples of 16 bytes.

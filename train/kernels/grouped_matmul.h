@@ -2,16 +2,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <vector>
 
 namespace tune {
 
-/// Consecutive rows that belong together: group g has rows [begin[g], begin[g + 1]). Empty: all rows are one group.
+/// Consecutive rows that belong together: group g ends before row ends[g], where the next begins. Undefined: all rows
+/// are one group. Where the fused kernel runs, the host never looks at them and so never waits for the device.
 struct RowGroups {
-  std::vector<std::int64_t> begin;  // groups + 1 entries, from 0 to the number of rows
-  at::Tensor ends;                  // [groups] int32 on the rows' device: begin[1], begin[2], …
+  at::Tensor ends;  // [groups] int32 on the rows' device; the last is the number of rows
 
-  std::int64_t count() const { return begin.empty() ? 1 : static_cast<std::int64_t>(begin.size()) - 1; }
+  std::int64_t count() const { return ends.defined() ? ends.size(0) : 1; }
 };
 
 // One product a group, each group with a matrix of its own; the matrices lie one below the other. A group without rows

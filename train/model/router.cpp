@@ -6,19 +6,16 @@ namespace tune {
 namespace {
 
 // Sorted by expert, and within an expert by token: the same order always.
-void sort_by_expert(Routing& routing, std::int64_t experts) {
+// -> [experts] int64, how many rows each has.
+at::Tensor sort_by_expert(Routing& routing, std::int64_t experts) {
   const at::Tensor flat = routing.chosen.flatten();
   const at::Tensor order = at::argsort(flat, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   routing.token_of_row = at::floor_divide(order, routing.chosen.size(1));
   routing.row_of_choice =
       at::empty_like(order).scatter_(0, order, at::arange(order.size(0), order.options())).view_as(routing.chosen);
-  const at::Tensor counts = at::one_hot(flat, experts).sum(0);
-  const at::Tensor ends = counts.cumsum(0);
-  routing.groups.ends = ends.to(at::kInt);
-  const at::Tensor host = ends.cpu();
-  const auto* end = host.const_data_ptr<std::int64_t>();
-  routing.groups.begin.assign(1, 0);
-  routing.groups.begin.insert(routing.groups.begin.end(), end, end + experts);
+  const at::Tensor assigned = flat.unsqueeze(1).eq(at::arange(experts, flat.options())).sum(0);
+  routing.groups.ends = assigned.cumsum(0).to(at::kInt);
+  return assigned;
 }
 
 }  // namespace
@@ -59,10 +56,9 @@ Routing Router::route(const at::Tensor& x, const Sequence& sequence, bool keep) 
   routing.probabilities = at::softmax(logits.to(at::kFloat), -1);
   std::tie(routing.weights, routing.chosen) = at::topk(routing.probabilities, chosen_, -1);
   routing.weights = routing.weights / routing.weights.sum(-1, /*keepdim=*/true);
-  sort_by_expert(routing, experts_);
+  const at::Tensor assigned = sort_by_expert(routing, experts_);
   if (sequence.router_statistics != nullptr)
-    sequence.router_statistics->add(at::diff(routing.groups.ends, 1, 0, at::zeros({1}, routing.groups.ends.options())),
-                                    routing.probabilities.sum(0), x.size(0));
+    sequence.router_statistics->add(assigned, routing.probabilities.sum(0), x.size(0));
   return routing;
 }
 
