@@ -57,7 +57,16 @@ class GzipBytes final : public ByteReader {
   }
 
  private:
+  // Tape drives and block devices fill the last block up.
+  bool only_padding_is_left() const {
+    return std::all_of(rest_.begin(), rest_.end(), [](std::byte byte) { return byte == std::byte{0}; });
+  }
+
   void inflate_some() {
+    if (member_ended_ && only_padding_is_left()) {
+      rest_ = {};
+      return;
+    }
     if (member_ended_) inflateReset(&stream_);
     member_ended_ = false;
     const auto given = static_cast<uInt>(std::min<std::size_t>(rest_.size(), std::numeric_limits<uInt>::max()));

@@ -32,6 +32,12 @@ Field* find(Fields& fields, std::string_view name) {
   return found == fields.rend() ? nullptr : &*found;
 }
 
+// The same, but null is as good as nothing.
+Field* given(Fields& fields, std::string_view name) {
+  Field* field = find(fields, name);
+  return field == nullptr || field->kind == FieldKind::nothing ? nullptr : field;
+}
+
 std::string described(FieldKind kind) {
   switch (kind) {
     case FieldKind::text:
@@ -91,12 +97,12 @@ struct ChatNames {
 };
 
 ChatNames chat_names(Fields& fields, const DatasetOptions& options) {
-  const bool sharegpt = options.field_names.count("messages") == 0 && find(fields, "messages") == nullptr &&
-                        find(fields, "conversations") != nullptr;
+  const bool sharegpt = options.field_names.count("messages") == 0 && given(fields, "messages") == nullptr &&
+                        given(fields, "conversations") != nullptr;
   ChatNames names{sharegpt ? "conversations" : name_in_file(options, "messages"), name_in_file(options, "role"),
                   name_in_file(options, "content")};
   Field* list = find(fields, names.messages);
-  const bool from_value = list != nullptr && !list->items.empty() && find(list->items.front(), "from") != nullptr;
+  const bool from_value = list != nullptr && !list->items.empty() && given(list->items.front(), "from") != nullptr;
   if (from_value && options.field_names.count("role") == 0) names.role = "from";
   if (from_value && options.field_names.count("content") == 0) names.content = "value";
   return names;
@@ -142,8 +148,7 @@ std::vector<Message> chat_messages(Fields& fields, const DatasetOptions& options
 // The heading by which the template alpaca knows that there is an input.
 std::string alpaca_question(Fields& fields, const DatasetOptions& options) {
   std::string question = take_text(fields, options, "instruction");
-  const Field* input = find(fields, name_in_file(options, "input"));
-  if (input == nullptr || input->kind == FieldKind::nothing) return question;
+  if (given(fields, name_in_file(options, "input")) == nullptr) return question;
   const std::string text = take_text(fields, options, "input");
   return text.empty() ? question : question + "\n\n### Input:\n" + text;
 }

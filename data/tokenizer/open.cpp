@@ -206,15 +206,6 @@ class FolderReader {
 
 }  // namespace
 
-Encoding Tokenizer::encode_with_bos(std::string_view text) const {
-  Encoding encoding = encode(text);
-  if (add_bos && bos_id) {
-    encoding.ids.insert(encoding.ids.begin(), *bos_id);
-    encoding.begin.insert(encoding.begin.begin(), 0);
-  }
-  return encoding;
-}
-
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& model) {
   if (fs::is_directory(model)) return FolderReader(model).read();
   if (fs::is_regular_file(model)) return open_gguf_tokenizer(model);

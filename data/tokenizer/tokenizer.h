@@ -29,9 +29,6 @@ class Tokenizer {
   /// Special tokens spelled in the text stay plain text, as SentencePiece and a bare `tokenizers` model do.
   virtual Encoding encode_plain(std::string_view text) const { return encode(text); }
 
-  /// BOS in front where the model's files ask for it (add_bos_token).
-  Encoding encode_with_bos(std::string_view text) const;
-
   /// The text of the ids; special tokens are left out when skip_special. Broken UTF-8 becomes U+FFFD.
   virtual std::string decode(std::span<const std::int32_t> ids, bool skip_special = true) const = 0;
 
@@ -41,7 +38,7 @@ class Tokenizer {
   virtual bool is_special(std::int32_t id) const = 0;
 
   std::optional<std::int32_t> bos_id, eos_id, unk_id, pad_id;
-  bool add_bos = false;
+  bool add_bos = false;  // whether a text begins with BOS, as the model's files ask for it (add_bos_token)
   std::string bos_token, eos_token;
   std::string chat_template;  // Jinja text of the model's files; never executed
   std::string fingerprint;    // hex hash of everything that decides an encoding

@@ -13,7 +13,7 @@
 
 namespace tune {
 
-/// One id a byte (its value); "</s>" is 256 and EOS. Counts how often it was asked.
+/// One id a byte (its value); "</s>" is 256 and EOS.
 class ByteTokenizer final : public Tokenizer {
  public:
   ByteTokenizer() {

@@ -60,6 +60,8 @@ std::string zstd_packed(const std::string& text) {
 
 DatasetOptions text_options(const std::string& path) { return {.path = path, .type = DatasetType::text}; }
 
+const DatasetOptions kText{.type = DatasetType::text};
+
 class Sources : public DataTest {
  protected:
   std::string refusal(const std::string& name, const std::string& text, DatasetOptions options = {}) {
@@ -123,6 +125,30 @@ TEST_F(Sources, RefusesFieldNamesThatTheTypeDoesNotHave) {
               HasSubstr("has \"prompt\"; a data set of type text has text; our name comes first"));
 }
 
+TEST_F(Sources, TakesNumbersOfAnySizeInFieldsThatNobodyReads) {
+  EXPECT_THAT(texts(text_options(
+                  file("a.jsonl",
+                       "{\"text\":\"a 1e999\",\"n\":1e400}\n"
+                       "{\"n\":[-123456789012345678901234567890,{\"m\":-0.5E+99999}],\"text\":\"\\\"b\\\"\"}\n"))),
+              ElementsAre("a 1e999", "\"b\""));
+  EXPECT_EQ(refusal("b.jsonl", "{\"text\": 1e400}\n", kText),
+            "b.jsonl:1: \"text\" is neither text nor a list; it must be text; put it in quotes");
+  EXPECT_THAT(refusal("c.jsonl", "{\"n\": 1e400, \"m\": 01}\n", kText), HasSubstr("c.jsonl:1:20: broken JSON: "));
+  EXPECT_THAT(refusal("d.jsonl", "{\"n\": 1e400, \"text\": tru}\n", kText), HasSubstr("d.jsonl:1:"));
+}
+
+TEST_F(Sources, TakesNullForAFieldThatIsNotThere) {
+  const auto rows =
+      read({.path = file("a.jsonl",
+                         R"({"messages": null, "conversations": [{"from": "human", "value": "Hi"},)"
+                         R"({"from": "gpt", "value": "Ho"}]})"
+                         "\n"
+                         R"({"conversations": null, "messages": [{"role": "user", "content": "Hi", "from": null},)"
+                         R"({"role": "assistant", "content": "Ho", "from": null}]})")});
+  ASSERT_EQ(rows.size(), 2U);
+  for (const Record& row : rows) EXPECT_EQ(told(row), "user: Hi | assistant: Ho");
+}
+
 // ---- lines
 
 TEST_F(Sources, SkipsByteOrderMarkBlankLinesAndCarriageReturns) {
@@ -161,6 +187,12 @@ TEST_F(Sources, UnpacksGzipMembersAndZstdFramesInARow) {
   EXPECT_THAT(texts(text_options(file("a.txt.zst", zstd_packed("abc")))), ElementsAre("abc"));
 }
 
+TEST_F(Sources, TakesZerosBehindGzipMembersForPadding) {
+  const std::string packed = gzipped("{\"text\": \"a\"}\n");
+  EXPECT_THAT(texts(text_options(file("a.jsonl.gz", packed + std::string(700, '\0')))), ElementsAre("a"));
+  EXPECT_THAT(refusal("b.jsonl.gz", packed + std::string(9, '\0') + "x", kText), HasSubstr("can't be unpacked"));
+}
+
 TEST_F(Sources, UnpacksMoreThanABuffer) {
   std::string text;
   for (int i = 0; i < 50000; ++i) text += "{\"text\": \"row " + std::to_string(i) + "\"}\n";
@@ -187,8 +219,6 @@ TEST_F(Sources, NamesAPackedFileThatIsCutOffOrDamaged) {
 }
 
 // ---- refused rows
-
-const DatasetOptions kText{.type = DatasetType::text};
 
 TEST_F(Sources, NamesLineAndColumnOfBrokenJson) {
   std::string text;

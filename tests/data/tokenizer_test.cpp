@@ -158,13 +158,6 @@ TEST(SentencePiece, LeavesSpecialTextAloneWhenPlain) {
   EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>{1, kHi, 2}, false), "<s> hi</s>");
 }
 
-TEST(SentencePiece, GivesBosWhereTheModelWantsIt) {
-  const auto tokenizer = small_tokenizer(DummyPrefix::every_stretch);
-  EXPECT_THAT(tokenizer->encode_with_bos("hi").ids, ElementsAre(kHi));
-  tokenizer->add_bos = true;
-  EXPECT_THAT(tokenizer->encode_with_bos("hi").ids, ElementsAre(1, kHi));
-}
-
 TEST(AddedTokens, TakeTheLongestAndSwallowSpaces) {
   const auto tokenizer =
       small_tokenizer(DummyPrefix::text_start, {{.content = "<a>", .id = 300},
@@ -271,7 +264,8 @@ TEST(OpenTokenizer, ReadsASentencePieceFolder) {
   EXPECT_EQ(tokenizer->pad_id, 0);
   EXPECT_EQ(tokenizer->chat_template, "t");
   EXPECT_EQ(tokenizer->fingerprint.size(), 32u);
-  EXPECT_THAT(tokenizer->encode_with_bos("hi</s>hi").ids, ElementsAre(1, kHi, 2, kH, kI));
+  EXPECT_TRUE(tokenizer->add_bos);
+  EXPECT_THAT(tokenizer->encode("hi</s>hi").ids, ElementsAre(kHi, 2, kH, kI));
   const std::string before = tokenizer->fingerprint;
   std::ofstream(folder / "tokenizer_config.json") << R"({"legacy": true})";
   EXPECT_NE(open_tokenizer(folder)->fingerprint, before);
