@@ -126,24 +126,6 @@ std::unique_ptr<ByteReader> open_bytes(const std::filesystem::path& path) {
   return std::make_unique<PlainBytes>(std::move(file));
 }
 
-std::string read_unpacked(const std::filesystem::path& path, std::size_t max_bytes) {
-  const auto bytes = open_bytes(path);
-  std::string text;
-  constexpr std::size_t kPiece = std::size_t{1} << 20;
-  for (std::size_t length = 0;;) {
-    text.resize(length + kPiece);
-    const std::size_t count = bytes->read({text.data() + length, kPiece});
-    length += count;
-    text.resize(length);
-    if (count == 0) return text;
-    if (length > max_bytes)
-      throw Error{Fault::data,
-                  {path.string()},
-                  fmt::format("is longer than {} MiB", max_bytes >> 20),
-                  "write its rows as .jsonl, which is read row by row"};
-  }
-}
-
 std::filesystem::path without_packing(const std::filesystem::path& path) {
   const bool packed = path.extension() == ".gz" || path.extension() == ".zst";
   return packed ? path.parent_path() / path.stem() : path;

@@ -21,9 +21,6 @@ class ByteReader {
 /// is read as it is. Error{Fault::data} when it can't be opened or isn't a regular file.
 std::unique_ptr<ByteReader> open_bytes(const std::filesystem::path& path);
 
-/// The whole of a file. Error{Fault::data} when it is longer than max_bytes unpacked.
-std::string read_unpacked(const std::filesystem::path& path, std::size_t max_bytes);
-
 /// Without .gz or .zst: "rows.jsonl.gz" -> "rows.jsonl".
 std::filesystem::path without_packing(const std::filesystem::path& path);
 

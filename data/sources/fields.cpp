@@ -4,11 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 
 #include "recipes/schema/problems.h"
-#include "recipes/schema/spelling.h"
-#include "recipes/schema/suggest.h"
 
 namespace tune {
 
@@ -153,21 +150,22 @@ std::string alpaca_question(Fields& fields, const DatasetOptions& options) {
   return text.empty() ? question : question + "\n\n### Input:\n" + text;
 }
 
-std::vector<std::string> names_of(DatasetType type) {
-  switch (type) {
+}  // namespace
+
+std::vector<std::string> wanted_fields(const DatasetOptions& options) {
+  const auto in_file = [&](const char* name) { return name_in_file(options, name); };
+  switch (options.type) {
     case DatasetType::chat:
-      return {"messages", "role", "content"};
+      return {in_file("messages"), "conversations"};
     case DatasetType::alpaca:
-      return {"instruction", "input", "output"};
+      return {in_file("instruction"), in_file("input"), in_file("output")};
     case DatasetType::prompt_completion:
-      return {"prompt", "completion"};
+      return {in_file("prompt"), in_file("completion")};
     case DatasetType::text:
-      return {"text"};
+      return {in_file("text")};
   }
   return {};
 }
-
-}  // namespace
 
 Record make_record(Fields fields, const DatasetOptions& options) {
   Record record;
@@ -185,20 +183,10 @@ Record make_record(Fields fields, const DatasetOptions& options) {
       break;
     case DatasetType::text:
       record.text = take_answer(fields, options, "text");
+      record.part = find(fields, name_in_file(options, "text"))->part;
       break;
   }
   return record;
-}
-
-void check_field_names(const DatasetOptions& options) {
-  const std::vector<std::string> known = names_of(options.type);
-  for (const auto& [ours, theirs] : options.field_names) {
-    if (std::find(known.begin(), known.end(), ours) != known.end()) continue;
-    throw Error{Fault::recipe, Place{},
-                fmt::format("field_names of {} has {}; a data set of type {} has {}", options.path, in_quotes(ours),
-                            spelling(options.type), one_of(known)),
-                "our name comes first: field_names: {" + known.front() + ": name in the file}"};
-  }
 }
 
 }  // namespace tune
