@@ -17,17 +17,23 @@ std::uint64_t mixed(std::uint64_t z) {
 
 }  // namespace
 
+SplitMix64::SplitMix64(std::uint64_t key, std::uint64_t second_key)
+    : state_(mixed(mixed(key + kGoldenGamma) + second_key + kGoldenGamma)) {}
+
+std::uint64_t SplitMix64::next() { return mixed(state_ += kGoldenGamma); }
+
+// The high half of the product.
+std::uint64_t SplitMix64::below(std::uint64_t n) {
+  return static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * n) >> 64);
+}
+
+double SplitMix64::share() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
+
 std::vector<std::int64_t> permutation(std::uint64_t seed, std::uint64_t epoch, std::int64_t n) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(n));
   std::iota(order.begin(), order.end(), 0);
-  // mixed twice, so that neighbouring seeds and epochs have nothing in common
-  std::uint64_t state = mixed(mixed(seed + kGoldenGamma) + epoch + kGoldenGamma);
-  for (std::uint64_t left = order.size(); left > 1; --left) {
-    state += kGoldenGamma;
-    // The high half of the product is uniform over [0, left) to within left / 2^64.
-    const auto chosen = static_cast<std::uint64_t>((static_cast<unsigned __int128>(mixed(state)) * left) >> 64);
-    std::swap(order[left - 1], order[chosen]);
-  }
+  SplitMix64 random(seed, epoch);
+  for (std::uint64_t left = order.size(); left > 1; --left) std::swap(order[left - 1], order[random.below(left)]);
   return order;
 }
 

@@ -119,11 +119,11 @@ Encoding TokenizerWithAddedTokens::encode(std::string_view text, TextPart part) 
   return encoding;
 }
 
-Encoding TokenizerWithAddedTokens::encode_plain(std::string_view text) const {
+Encoding TokenizerWithAddedTokens::encode_plain(std::string_view text, TextPart part) const {
   TUNE_CHECK(text.size() < std::numeric_limits<std::int32_t>::max(), "a text of {} bytes is too long to encode at once",
              text.size());
   Encoding encoding;
-  if (!text.empty()) model_->encode(text, 0, Before::nothing, encoding);
+  if (!text.empty()) model_->encode(text, 0, begins(part) ? Before::nothing : Before::text, encoding);
   return encoding;
 }
 

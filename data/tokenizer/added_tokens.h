@@ -31,7 +31,7 @@ class TokenizerWithAddedTokens final : public Tokenizer {
 
   using Tokenizer::encode;
   Encoding encode(std::string_view text, TextPart part) const override;
-  Encoding encode_plain(std::string_view text) const override;
+  Encoding encode_plain(std::string_view text, TextPart part) const override;
   std::string decode(std::span<const std::int32_t> ids, bool skip_special) const override;
   std::int64_t vocab_size() const override;
   std::optional<std::int32_t> token_id(std::string_view token) const override;

@@ -65,6 +65,7 @@ class FolderReader {
       : folder_(folder),
         config_(read_if_there(folder / "tokenizer_config.json")),
         special_(read_if_there(folder / "special_tokens_map.json")),
+        model_config_(read_if_there(folder / "config.json")),
         is_llama_class_(is_llama_class()) {}
 
   std::unique_ptr<Tokenizer> read() {
@@ -114,21 +115,31 @@ class FolderReader {
     model_ = make_sentencepiece(std::move(model), prefix, file.string());
   }
 
-  // As transformers' AutoTokenizer (5.23) chooses. LlamaTokenizer takes vocabulary and merges from a tokenizer.json and
-  // puts the dummy prefix as `legacy` says; every other class, and whichever a Mistral names, does what a
-  // tokenizer.json says.
+  // As transformers' AutoTokenizer (5.23) chooses. LlamaTokenizer and CodeLlamaTokenizer take vocabulary and merges
+  // from a tokenizer.json and put the dummy prefix by their own rules; every other class, and whichever a Mistral
+  // names, does what a tokenizer.json says.
   bool is_llama_class() const {
-    const json model = read_if_there(folder_ / "config.json");
-    const auto type = member_or<std::string>(model, "model_type", "");
-    const auto name = member_or(config_, "tokenizer_class", member_or<std::string>(model, "tokenizer_class", ""));
-    return type != "mistral" && type != "mixtral" && (name == "LlamaTokenizer" || name == "LlamaTokenizerFast");
+    const auto type = member_or<std::string>(model_config_, "model_type", "");
+    const std::string name = tokenizer_class();
+    return type != "mistral" && type != "mixtral" &&
+           (name == "LlamaTokenizer" || name == "LlamaTokenizerFast" || is_code_llama_class());
   }
 
-  // As transformers decides: `legacy` counts as false where the config doesn't say. Without any config the model's own
-  // rule holds, which is that of the files of those days.
+  bool is_code_llama_class() const {
+    const std::string name = tokenizer_class();
+    return name == "CodeLlamaTokenizer" || name == "CodeLlamaTokenizerFast";
+  }
+
+  std::string tokenizer_class() const {
+    return member_or(config_, "tokenizer_class", member_or<std::string>(model_config_, "tokenizer_class", ""));
+  }
+
+  // As transformers decides: `legacy` counts as false where the config doesn't say, and Code Llama's tokenizer doesn't
+  // ask. Without any config the model's own rule holds, which is that of the files of those days.
   DummyPrefix dummy_prefix() const {
     if (!member_or(config_, "add_prefix_space", true)) return DummyPrefix::never;
-    const bool legacy = config_.is_null() || member_or(config_, "legacy", false);
+    const bool legacy =
+        config_.is_null() || (member_or(config_, "legacy", false) && !(is_llama_class_ && is_code_llama_class()));
     return legacy ? DummyPrefix::every_stretch : DummyPrefix::text_start;
   }
 
@@ -214,7 +225,7 @@ class FolderReader {
   }
 
   fs::path folder_;
-  json config_, special_;
+  json config_, special_, model_config_;
   bool is_llama_class_;
   std::unique_ptr<TextModel> model_;
   std::vector<AddedToken> added_;

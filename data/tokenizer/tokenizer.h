@@ -38,7 +38,8 @@ class Tokenizer {
   Encoding encode(std::string_view text) const { return encode(text, TextPart::whole); }
 
   /// Special tokens spelled in the text stay plain text, as SentencePiece and a bare `tokenizers` model do.
-  virtual Encoding encode_plain(std::string_view text) const { return encode(text); }
+  virtual Encoding encode_plain(std::string_view text, TextPart part) const { return encode(text, part); }
+  Encoding encode_plain(std::string_view text) const { return encode_plain(text, TextPart::whole); }
 
   /// The text of the ids; special tokens are left out when skip_special. Broken UTF-8 becomes U+FFFD.
   virtual std::string decode(std::span<const std::int32_t> ids, bool skip_special = true) const = 0;

@@ -69,5 +69,21 @@ TEST(Mixing, TakesRowsTwiceAtWeightTwo) {
 
 TEST(Mixing, MayTakeNothing) { EXPECT_TRUE(rows_of_epoch({{{5, 6}, 0.0}, {{}, 1.0}}, 42, 0).empty()); }
 
+TEST(SplitMix64, IsUniformAndTheSameEverywhere) {
+  SplitMix64 random(42, 7);
+  std::vector<int> counts(5);
+  double sum = 0;
+  for (int i = 0; i < 10000; ++i) {
+    ++counts[random.below(5)];
+    const double share = random.share();
+    ASSERT_TRUE(share >= 0 && share < 1);
+    sum += share;
+  }
+  for (const int count : counts) EXPECT_NEAR(count, 2000, 200);
+  EXPECT_NEAR(sum / 10000, 0.5, 0.02);
+  EXPECT_NE(SplitMix64(42, 7).next(), SplitMix64(42, 8).next());
+  EXPECT_NE(SplitMix64(42, 7).next(), SplitMix64(43, 7).next());
+}
+
 }  // namespace
 }  // namespace tune
