@@ -4,6 +4,7 @@
 
 #include "checkpoints/huggingface/model_tensors.h"
 #include "data/dataset.h"
+#include "data/templates/own_template.h"
 #include "recipes/schema/error.h"
 #include "train/device.h"
 #include "train/host_arena.h"
@@ -41,9 +42,9 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
     throw Error{Fault::recipe, recipe.place_of("data.max_length"),
                 fmt::format("data.max_length is {}; the model has {} positions", recipe.data.max_length, positions),
                 fmt::format("write max_length: {} or less", positions)};
-  inputs.chat_template = &find_template(recipe.data.chat_template);
-  if (const std::string warning = inputs.chat_template->warning(*inputs.tokenizer);
-      recipe.stage != Stage::pretrain && !warning.empty())
+  inputs.chat_template = &find_template(recipe.data.chat_template, *inputs.tokenizer);
+  for (const std::string& warning :
+       template_warnings(*inputs.chat_template, *inputs.tokenizer, recipe.stage, recipe.data.datasets))
     fmt::print(stderr, "warning: {}\n", warning);
   DataOptions data = recipe.data;
   if (data.cache_dir.empty() && with_train_rows) data.cache_dir = recipe.output_dir + "/cache";

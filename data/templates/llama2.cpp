@@ -1,8 +1,6 @@
-#include <fmt/format.h>
-
+#include "data/templates/alternating.h"
 #include "data/templates/chat_spans.h"
 #include "data/tokenizer/utf8.h"
-#include "recipes/schema/error.h"
 
 namespace tune {
 
@@ -23,33 +21,24 @@ constexpr std::string_view kJinja =
     "[/INST]' "
     "}}{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}";
 
-[[noreturn]] void refuse(const std::string& what) {
-  throw Error{Fault::data, Place{}, what,
-              "let user and assistant take turns, the user first, with at most one system message in front"};
-}
-
+// Code Llama's Instruct models of 7, 13 and 34B speak the same format.
 class Llama2 final : public ChatTemplate {
  public:
-  std::string_view name() const override { return "llama2"; }
+  explicit Llama2(std::string_view name) : name_(name) {}
+  std::string_view name() const override { return name_; }
   std::string_view jinja() const override { return kJinja; }
 
   // There is no generation prompt: [/INST] is where an answer begins. The space after it belongs to the answer's first
   // token, and so to the answer.
   std::vector<Span> render(const std::vector<Message>& messages, const Tokenizer& tokenizer, TrainOn train_on,
                            bool) const override {
-    if (messages.empty()) refuse("the conversation is empty; the llama2 format begins with a user's message");
-    const bool has_system = messages[0].role == "system";
+    const bool has_system = check_alternation(messages, name_);
     ChatSpans spans(messages, train_on);
     for (std::size_t i = has_system; i < messages.size(); ++i) {
-      const bool users_turn = (i - has_system) % 2 == 0;
-      if (messages[i].role != (users_turn ? "user" : "assistant")) {
-        refuse(fmt::format("message {} has role \"{}\"; in the llama2 format it must be {}", i + 1, messages[i].role,
-                           users_turn ? "user" : "assistant"));
-      }
       std::string content = messages[i].content;
       if (has_system && i == 1) content = "<<SYS>>\n" + messages[0].content + "\n<</SYS>>\n\n" + content;
       const std::string stripped(strip(content));
-      if (users_turn) {
+      if (messages[i].role == "user") {
         spans.masked(tokenizer.bos_token + "[INST] " + stripped + " [/INST]");
       } else {
         spans.answer(" " + stripped + " " + tokenizer.eos_token, i);
@@ -57,13 +46,21 @@ class Llama2 final : public ChatTemplate {
     }
     return spans.take();
   }
+
+ private:
+  std::string_view name_;
 };
 
 }  // namespace
 
 const ChatTemplate& llama2_template() {
-  static const Llama2 llama2;
+  static const Llama2 llama2("llama2");
   return llama2;
+}
+
+const ChatTemplate& codellama_template() {
+  static const Llama2 codellama("codellama");
+  return codellama;
 }
 
 }  // namespace tune

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "data/templates/chat_spans.h"
+#include "data/templates/own_template.h"
 #include "data/tokenizer/utf8.h"
 #include "recipes/schema/error.h"
 
@@ -14,8 +15,9 @@ namespace tune {
 namespace {
 
 using TemplateFunction = const ChatTemplate& (*)();
-constexpr std::array<TemplateFunction, kChatTemplates.size()> kTemplates = {
-    zephyr_template, llama2_template, chatml_template, alpaca_template, none_template};
+constexpr std::array<TemplateFunction, kChatTemplates.size() - 1> kTemplates = {
+    zephyr_template,        llama2_template, mistral_template, solar_template, codellama_template,
+    codellama_70b_template, chatml_template, alpaca_template,  none_template};
 
 // Where each span ends in the joined text.
 std::vector<std::size_t> ends_of(const std::vector<Span>& spans) {
@@ -28,14 +30,14 @@ std::vector<std::size_t> ends_of(const std::vector<Span>& spans) {
 // Whether the last trained token (white space apart) ends a turn, or belongs to a prompt, which an answer would have to
 // follow; true where nothing is trained. `from`: how many ids of the row stand before those of the encoding.
 bool trained_part_is_ended(const Row& row, const Encoding& encoding, std::size_t from, std::string_view text,
-                           const std::vector<bool>& in_prompt, const Tokenizer& tokenizer) {
+                           const std::vector<bool>& is_ended, const Tokenizer& tokenizer) {
   std::size_t end = text.size();
   for (std::size_t i = encoding.ids.size(); i-- > 0;) {
     const auto begin = static_cast<std::size_t>(encoding.begin[i]);
     const std::string_view token = text.substr(begin, end - begin);
     end = begin;
     if (!row.trained[from + i] || strip(token).empty()) continue;
-    return in_prompt[i] || encoding.ids[i] == tokenizer.eos_id || tokenizer.is_special(encoding.ids[i]);
+    return is_ended[i] || encoding.ids[i] == tokenizer.eos_id || tokenizer.is_special(encoding.ids[i]);
   }
   return true;
 }
@@ -51,8 +53,8 @@ ChatSpans::ChatSpans(const std::vector<Message>& messages, TrainOn train_on)
 
 void ChatSpans::masked(std::string text) { spans_.push_back({std::move(text), train_on_ == TrainOn::all, true}); }
 
-void ChatSpans::answer(std::string text, std::size_t message) {
-  spans_.push_back({std::move(text), train_on_ != TrainOn::last || message == last_answer_});
+void ChatSpans::answer(std::string text, std::size_t message, bool ends_turn) {
+  spans_.push_back({std::move(text), train_on_ != TrainOn::last || message == last_answer_, false, ends_turn});
 }
 
 std::string ChatTemplate::warning(const Tokenizer& tokenizer) const {
@@ -70,12 +72,8 @@ const ChatTemplate& find_template(std::string_view name) {
   TUNE_CHECK(false, "there is no template {}", name);
 }
 
-std::string_view recognise_template(std::string_view jinja) {
-  static constexpr std::pair<std::string_view, std::string_view> kMarks[] = {
-      {"chatml", "<|im_start|>"}, {"zephyr", "<|assistant|>"}, {"llama2", "<<SYS>>"}, {"alpaca", "### Response"}};
-  for (const auto& [name, mark] : kMarks)
-    if (jinja.find(mark) != std::string_view::npos) return name;
-  return "";
+const ChatTemplate& find_template(std::string_view name, const Tokenizer& tokenizer) {
+  return name == kModelTemplate ? own_template(tokenizer) : find_template(name);
 }
 
 Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos, TextPart part) {
@@ -94,13 +92,13 @@ Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, boo
   if (add_bos && begins(part) && tokenizer.bos_id && !has_bos) add(*tokenizer.bos_id, false);
   const std::size_t from = row.ids.size();
   std::size_t span = 0;
-  std::vector<bool> in_prompt(encoding.ids.size());
+  std::vector<bool> is_ended(encoding.ids.size());
   for (std::size_t i = 0; i < encoding.ids.size(); ++i) {
     while (span + 1 < spans.size() && static_cast<std::size_t>(encoding.begin[i]) >= span_ends[span]) ++span;
     add(encoding.ids[i], spans[span].trained);
-    in_prompt[i] = spans[span].is_prompt;
+    is_ended[i] = spans[span].is_prompt || spans[span].ends_turn;
   }
-  if (ends(part) && tokenizer.eos_id && !trained_part_is_ended(row, encoding, from, text, in_prompt, tokenizer))
+  if (ends(part) && tokenizer.eos_id && !trained_part_is_ended(row, encoding, from, text, is_ended, tokenizer))
     add(*tokenizer.eos_id, true);
   return row;
 }

@@ -20,6 +20,7 @@ struct Span {
   std::string text;
   bool trained = false;
   bool is_prompt = false;  // what an answer is still to come for, even where it is trained
+  bool ends_turn = false;  // its last token ends a turn, though it is neither EOS nor special
 };
 
 /// A prompt format. render() gives, joined, byte for byte what transformers' apply_chat_template gives for the same
@@ -32,19 +33,22 @@ class ChatTemplate {
   /// knows it) for conversations the format cannot express.
   virtual std::vector<Span> render(const std::vector<Message>& messages, const Tokenizer& tokenizer, TrainOn train_on,
                                    bool add_generation_prompt) const = 0;
-  /// The Jinja text that goes into exported tokenizer files.
+  /// The Jinja text of the format.
   virtual std::string_view jinja() const = 0;
+  /// The one that goes into exported files: with it, transformers' ids for this tokenizer are those that were trained.
+  virtual std::string_view jinja_for(const Tokenizer&) const { return jinja(); }
   /// The token that ends a turn where it is not the tokenizer's EOS; else "".
   virtual std::string_view end_of_turn() const { return ""; }
   /// What a person should know before this format is used with this tokenizer; "" where there is nothing to say.
   virtual std::string warning(const Tokenizer& tokenizer) const;
 };
 
-/// One of kChatTemplates, which is what a recipe may name.
+/// One of kChatTemplates, which is what a recipe may name, but for `model`.
 const ChatTemplate& find_template(std::string_view name);
 
-/// The name of the format that a model's own Jinja text speaks; "" for one that is not among ours.
-std::string_view recognise_template(std::string_view jinja);
+/// The same and `model`, the format that the model's own Jinja text speaks. Error{Fault::recipe} where it has none or
+/// one that isn't known.
+const ChatTemplate& find_template(std::string_view name, const Tokenizer& tokenizer);
 
 /// Encodes the joined text in one go (as transformers does), then marks as trained every token that begins in a trained
 /// span. Makes sure that every trained turn ends in a trained end-of-turn token: EOS is appended where the format has

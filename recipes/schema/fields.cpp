@@ -89,7 +89,7 @@ const std::vector<Row<DataOptions>>& rows() {
        &S::chat_template,
        words({kChatTemplates.begin(), kChatTemplates.end()}),
        {"template", "prompt_style", "prompt_template"},
-       "prompt format"},
+       "prompt format; model: the one of the model's own files"},
       {"max_length",
        &S::max_length,
        from(8, 1048576),

@@ -58,8 +58,10 @@ struct DatasetOptions {
   std::int64_t holdout_every = 0;
 };
 
-/// The prompt formats that data/templates has.
-inline constexpr std::array<std::string_view, 5> kChatTemplates = {"zephyr", "llama2", "chatml", "alpaca", "none"};
+/// The prompt formats that data/templates has, and `model`: the one that the model's own files speak.
+inline constexpr std::string_view kModelTemplate = "model";
+inline constexpr std::array<std::string_view, 10> kChatTemplates = {
+    "zephyr", "llama2", "mistral", "solar", "codellama", "codellama-70b", "chatml", "alpaca", "none", kModelTemplate};
 
 struct DataOptions {
   std::string chat_template = "chatml";  // one of kChatTemplates

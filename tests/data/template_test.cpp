@@ -12,7 +12,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// One id a byte (its value), but 1000 for </s>, 1001 for <|im_end|> and 1002 for <s>.
+// One id a byte (its value), but 1000 for </s>, 1001 for <|im_end|>, 1002 for <s> and 1003 for <step>.
 class ByteTokenizer final : public Tokenizer {
  public:
   ByteTokenizer() {
@@ -41,7 +41,7 @@ class ByteTokenizer final : public Tokenizer {
     for (const std::int32_t id : ids) text += token_text(id);
     return text;
   }
-  std::int64_t vocab_size() const override { return 1003; }
+  std::int64_t vocab_size() const override { return 1004; }
   std::optional<std::int32_t> token_id(std::string_view token) const override {
     const auto found = specials_.find(std::string(token));
     return found == specials_.end() ? std::nullopt : std::optional(found->second);
@@ -55,7 +55,8 @@ class ByteTokenizer final : public Tokenizer {
   bool is_special(std::int32_t id) const override { return id >= 1000; }
 
  private:
-  std::map<std::string, std::int32_t> specials_ = {{"</s>", 1000}, {"<|im_end|>", 1001}, {"<s>", 1002}};
+  std::map<std::string, std::int32_t> specials_ = {
+      {"</s>", 1000}, {"<|im_end|>", 1001}, {"<s>", 1002}, {"<step>", 1003}};
 };
 
 const std::vector<Message> kTwoTurns = {
@@ -94,6 +95,28 @@ TEST(Template, RendersLlama2) {
   EXPECT_EQ(render("llama2", kTwoTurns),
             "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A </s><s>[INST] V [/INST] B </s>");
   EXPECT_EQ(render("llama2", {{"user", "\n U "}}, true), "<s>[INST] U [/INST]");
+}
+
+TEST(Template, RendersMistral) {
+  EXPECT_EQ(render("mistral", kTwoTurns), "<s>[INST] S\n\nU [/INST] A</s>[INST] V [/INST] B</s>");
+  EXPECT_EQ(render("mistral", {{"user", " U"}}, true), "<s>[INST]  U [/INST]");
+}
+
+TEST(Template, RendersSolar) {
+  EXPECT_EQ(render("solar", kTwoTurns, true),
+            "### System:\nS\n\n### User:\nU\n\n### Assistant:\nA</s>### User:\nV\n\n### Assistant:\nB</s>### "
+            "Assistant:\n");
+  EXPECT_EQ(render("solar", {{"system", ""}, {"user", "U"}}), "### User:\nU\n\n");
+}
+
+TEST(Template, RendersCodeLlama) {
+  EXPECT_EQ(render("codellama", kTwoTurns), render("llama2", kTwoTurns));
+  EXPECT_EQ(
+      render("codellama-70b", kTwoTurns),
+      "<s>Source: system\n\n S <step> Source: user\n\n U <step> Source: assistant\n\n A <step> Source: user\n\n V "
+      "<step> Source: assistant\n\n B <step> ");
+  EXPECT_EQ(render("codellama-70b", {{"user", "\nU "}}, true),
+            "<s>Source: user\n\n U <step> Source: assistant\nDestination: user\n\n ");
 }
 
 TEST(Template, RendersChatml) {
@@ -186,6 +209,10 @@ TEST(Template, TrainsAnswersWithTheirEndOfTurn) {
   EXPECT_EQ(trained_text("zephyr", kTwoTurns, TrainOn::assistant), "A</s>|B</s>|");
   EXPECT_EQ(trained_text("zephyr", kTwoTurns, TrainOn::last), "B</s>|");
   EXPECT_EQ(trained_text("llama2", kTwoTurns, TrainOn::assistant), " A </s>| B </s>");
+  EXPECT_EQ(trained_text("mistral", kTwoTurns, TrainOn::assistant), " A</s>| B</s>");
+  EXPECT_EQ(trained_text("solar", kTwoTurns, TrainOn::assistant), "A</s>|B</s>");
+  EXPECT_EQ(trained_text("codellama-70b", kTwoTurns, TrainOn::assistant), " A <step>| B <step>|");
+  EXPECT_EQ(trained_text("codellama-70b", {{"user", "U"}, {"assistant", " "}}, TrainOn::assistant), "\n\n  <step>|");
   EXPECT_EQ(trained_text("chatml", kTwoTurns, TrainOn::assistant), "A<|im_end|>|B<|im_end|>|");
   EXPECT_EQ(trained_text("alpaca", kTwoTurns, TrainOn::assistant), "A</s>|B</s>");
   EXPECT_EQ(trained_text("none", kTwoTurns, TrainOn::last), "B</s>");
@@ -196,18 +223,24 @@ TEST(Template, TrainsAnEmptyAnswersEndOfTurn) {
   EXPECT_EQ(trained_text("zephyr", {{"user", "U"}, {"assistant", ""}}, TrainOn::assistant), "</s>|");
 }
 
-TEST(Template, RefusesRolesThatLlama2CanNotExpress) {
-  try {
-    render("llama2", {{"user", "U"}, {"user", "V"}});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.fault(), Fault::data);
-    EXPECT_THAT(error.what(), HasSubstr("message 2 has role \"user\"; in the llama2 format it must be assistant"));
+TEST(Template, RefusesRolesThatTheFormatCanNotExpress) {
+  for (const std::string name : {"llama2", "mistral", "codellama", "codellama-70b"}) {
+    try {
+      render(name, {{"user", "U"}, {"user", "V"}});
+      FAIL() << name;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.fault(), Fault::data);
+      EXPECT_THAT(error.what(),
+                  HasSubstr("message 2 has role \"user\"; in the " + name + " format it must be assistant"));
+    }
   }
 }
 
 TEST(Template, HasWhatARecipeMayName) {
-  for (const std::string_view name : kChatTemplates) EXPECT_EQ(find_template(name).name(), name);
+  for (const std::string_view name : kChatTemplates)
+    if (name != kModelTemplate) {
+      EXPECT_EQ(find_template(name).name(), name);
+    }
 }
 
 TEST(EncodeSpans, AppendsEosWhereATrainedTextHasNone) {

@@ -4,12 +4,16 @@
 //   {"decode": [ids], "skip_special": true}                   -> {"text": "..."}
 //   {"messages": [...], "template": "zephyr", "train_on": "assistant", "generation": false, "bos": false}
 //                                                             -> {"text": "...", "ids": [...], "trained": [...]}
-//   {"jinja": "zephyr"}                                       -> {"text": "..."}
+//   {"jinja": "zephyr"}                                       -> {"text": "..."}, as exported for this tokenizer
+//   {"recognise": "jinja text"}                               -> {"text": "zephyr"}
+//   {"fim": "text", "middle": [begin, end]?, "rate": 1, "spm_rate": 0.5, "seed": 42, "line": 1, "train_on":
+//   "assistant",
+//    "max_length": 4096, "overflow": "error"}                 -> {"rows": [{"ids": [...], "trained": [...]}]}
 // A line that is refused gives {"error": "..."}.
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "data/templates/template.h"
+#include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 
@@ -26,7 +30,7 @@ tune::TrainOn train_on(const std::string& name) {
 json chat(const json& request, const tune::Tokenizer& tokenizer) {
   std::vector<tune::Message> messages;
   for (const json& message : request.at("messages")) messages.push_back({message.at("role"), message.at("content")});
-  const auto spans = tune::find_template(request.at("template").get<std::string>())
+  const auto spans = tune::find_template(request.at("template").get<std::string>(), tokenizer)
                          .render(messages, tokenizer, train_on(request.value("train_on", "assistant")),
                                  request.value("generation", false));
   std::string text;
@@ -38,7 +42,10 @@ json chat(const json& request, const tune::Tokenizer& tokenizer) {
 json answer(const json& request, const tune::Tokenizer& tokenizer) {
   if (request.contains("encode")) return encoding_json(tokenizer.encode(request["encode"].get<std::string>()));
   if (request.contains("plain")) return encoding_json(tokenizer.encode_plain(request["plain"].get<std::string>()));
-  if (request.contains("jinja")) return {{"text", tune::find_template(request["jinja"].get<std::string>()).jinja()}};
+  if (request.contains("jinja"))
+    return {{"text", tune::find_template(request["jinja"].get<std::string>(), tokenizer).jinja_for(tokenizer)}};
+  if (request.contains("recognise"))
+    return {{"text", tune::recognise_template(request["recognise"].get<std::string>())}};
   if (request.contains("decode")) {
     const auto ids = request["decode"].get<std::vector<std::int32_t>>();
     return {{"text", tokenizer.decode(ids, request.value("skip_special", true))}};

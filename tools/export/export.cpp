@@ -9,7 +9,7 @@
 #include "checkpoints/huggingface/folder.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/training/manifest.h"
-#include "data/templates/template.h"
+#include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
@@ -44,17 +44,13 @@ Dtype dtype_of(Quant quant) {
 
 Quant quant_of(const ExportOptions& options) { return options.quant.value_or(kDefaultQuant); }
 
-std::string own_template(const BaseModel& base) {
-  if (base.is_gguf) return GgufFile(base.path).text("tokenizer.chat_template", "");
-  return open_tokenizer(base.path)->chat_template;
-}
-
 /// The template that the model was trained with, unless the model's own is of that kind: that one may say more, such as
 /// ChatML's first system turn, and training respects it.
 std::string template_to_write(const std::string& trained_with, const BaseModel& base) {
-  if (trained_with.empty() || trained_with == "none" || recognise_template(own_template(base)) == trained_with)
-    return "";
-  return std::string(find_template(trained_with).jinja());
+  if (trained_with.empty() || trained_with == "none") return "";
+  const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(base.path);
+  const ChatTemplate& format = find_template(trained_with, *tokenizer);
+  return own_template_serves(format, *tokenizer) ? "" : std::string(format.jinja_for(*tokenizer));
 }
 
 /// "--adapter FILE" means the folder that the file is in.

@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "checkpoints/files/json.h"
+#include "data/templates/own_template.h"
 #include "data/tokenizer/sentencepiece_model.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
@@ -153,9 +154,11 @@ GgufTokenizer tokenizer_for_gguf(const BaseModel& base) {
 void name_end_of_turn(const ModelConfig& config, GgufTokenizer& tokenizer) {
   for (const std::int64_t id : config.eos_token_ids)
     if (!tokenizer.eot_id && id != tokenizer.eos_id) tokenizer.eot_id = static_cast<std::int32_t>(id);
-  constexpr std::string_view kChatMlEnd = "<|im_end|>";
-  if (tokenizer.eot_id || tokenizer.chat_template.find(kChatMlEnd) == std::string::npos) return;
-  const auto end = std::find(tokenizer.tokens.begin(), tokenizer.tokens.end(), kChatMlEnd);
+  const std::string_view exact = recognise_template(tokenizer.chat_template);
+  const std::string_view name = exact.empty() ? resembling_template(tokenizer.chat_template) : exact;
+  const std::string_view end_of_turn = name.empty() ? "" : find_template(name).end_of_turn();
+  if (tokenizer.eot_id || end_of_turn.empty()) return;
+  const auto end = std::find(tokenizer.tokens.begin(), tokenizer.tokens.end(), end_of_turn);
   if (end == tokenizer.tokens.end()) return;
   const auto id = static_cast<std::int32_t>(end - tokenizer.tokens.begin());
   if (id != tokenizer.eos_id) tokenizer.eot_id = id;

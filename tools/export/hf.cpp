@@ -13,7 +13,7 @@
 #include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/huggingface/shards.h"
 #include "checkpoints/safetensors/writer.h"
-#include "data/templates/template.h"
+#include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "tools/export/hf_tokenizer.h"
 #include "tools/export/stream.h"

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/dataset.h"
+#include "data/templates/own_template.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/suggest.h"
 #include "tools/verbs/arguments.h"
@@ -28,9 +29,8 @@ Tokenised tokenised(const Recipe& recipe, bool evaluation, AuditCounts& counts) 
   if (evaluation && which.empty())
     throw Error{Fault::recipe, {recipe.file}, "the recipe has no data.eval_datasets", "leave --eval off, or add one"};
   Tokenised result{open_tokenizer(recipe.model.base_model), nullptr};
-  const ChatTemplate& chat_template = find_template(recipe.data.chat_template);
-  if (const std::string warning = chat_template.warning(*result.tokenizer);
-      recipe.stage != Stage::pretrain && !warning.empty())
+  const ChatTemplate& chat_template = find_template(recipe.data.chat_template, *result.tokenizer);
+  for (const std::string& warning : template_warnings(chat_template, *result.tokenizer, recipe.stage, which))
     fmt::print(stderr, "warning: {}\n", warning);
   result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, chat_template, recipe.stage, &counts);
   return result;

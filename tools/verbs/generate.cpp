@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "data/templates/template.h"
+#include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
@@ -20,8 +20,9 @@ std::string training_template(const std::filesystem::path& model, const std::str
   std::filesystem::path folder = std::filesystem::absolute(adapter == "none" ? model : std::filesystem::path(adapter));
   for (int level = 0; level < 3; ++level, folder = folder.parent_path())
     if (std::filesystem::exists(folder / "recipe.yaml")) return read_recipe(folder / "recipe.yaml").data.chat_template;
-  const std::string_view own = recognise_template(open_tokenizer(model)->chat_template);
-  if (!own.empty()) return std::string(own);
+  const std::string jinja = open_tokenizer(model)->chat_template;
+  const std::string_view own = recognise_template(jinja), alike = own.empty() ? resembling_template(jinja) : own;
+  if (!alike.empty()) return std::string(alike);
   fmt::print(stderr, "note: no known chat template beside the model; the prompt is given as it is (--template none)\n");
   return "none";
 }
