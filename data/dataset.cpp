@@ -12,6 +12,7 @@
 
 #include "checkpoints/files/hash.h"
 #include "data/encode.h"
+#include "data/infilling.h"
 #include "data/ordered_pool.h"
 #include "data/sources/source.h"
 #include "data/token_cache.h"
@@ -45,14 +46,18 @@ EncodedRecord encoded(const Record& record, const Encoder& encoder) {
 }
 
 // Everything that decides the rows. The first word changes when what we do with them changes.
-std::string cache_key(const std::vector<DatasetOptions>& which, Part part, const Encoder& encoder) {
+std::string cache_key(const std::vector<DatasetOptions>& which, Part part, const Encoder& encoder, std::int64_t seed) {
   const auto& [tokenizer, chat_template, train_on, overflow, max_length] = encoder;
   std::string facts = fmt::format("rows-2\n{} {}\n{}\n{}\n{} {} {} {}\n", tokenizer.fingerprint, tokenizer.add_bos,
                                   chat_template.name(), chat_template.jinja(), spelling(train_on), spelling(overflow),
                                   max_length, part == Part::evaluation ? "evaluation" : "training");
-  for (const DatasetOptions& options : which)
+  for (const DatasetOptions& options : which) {
     facts += fmt::format("{} {} {} {} {} {}\n", xxh3_128_of_file(options.path), format_of(options.path),
                          spelling(options.type), options.holdout_every, options.field_names, options.field_roles);
+    if (options.type == DatasetType::fim)
+      facts += fmt::format("{} {} {}\n", options.fim_rate.value_or(kDefaultFimRate),
+                           options.fim_spm_rate.value_or(kDefaultFimSpmRate), seed);
+  }
   return xxh3_128(facts);
 }
 
@@ -115,13 +120,20 @@ std::size_t text_bytes(const Record& record) {
 }
 
 // Chunks are large enough to be worth a hand-over between threads and small enough that many fit in memory.
-void encode_source(const DatasetOptions& options, Part part, const Encoder& encoder, RowLog& log,
+void encode_source(const DatasetOptions& options, Part part, const Encoder& encoder, std::int64_t seed, RowLog& log,
                    Collector& collector) {
+  std::optional<Infiller> infiller;
+  if (options.type == DatasetType::fim) infiller.emplace(options, encoder, seed);
   constexpr std::size_t kChunkBytes = 64 << 10;
   OrderedPool<Chunk, EncodedChunk> pool(
       [&](const Chunk& chunk) {
         EncodedChunk results;
-        for (const Record& record : chunk) results.push_back(encoded(record, encoder));
+        for (const Record& record : chunk) {
+          if (infiller)
+            results.push_back({infiller->encode(record), {}, TextPart::whole, record.place});
+          else
+            results.push_back(encoded(record, encoder));
+        }
         return results;
       },
       [&](EncodedChunk results) {
@@ -142,7 +154,7 @@ void encode_source(const DatasetOptions& options, Part part, const Encoder& enco
 }
 
 void write_cache(const std::filesystem::path& path, const std::string& key, const std::vector<DatasetOptions>& which,
-                 Part part, const Encoder& encoder, AuditCounts& counts) {
+                 Part part, const Encoder& encoder, std::int64_t seed, AuditCounts& counts) {
   TokenCacheWriter writer(path, key);
   counts = {};
   RowLog log;
@@ -150,7 +162,7 @@ void write_cache(const std::filesystem::path& path, const std::string& key, cons
   for (const DatasetOptions& options : which) {
     const std::int64_t before = log.count();
     collector.begin_source(options.path);
-    encode_source(options, part, encoder, log, collector);
+    encode_source(options, part, encoder, seed, log, collector);
     counts.sources.back().refused = log.count() - before;
   }
   log.raise();
@@ -195,7 +207,7 @@ class TemporaryFolder {
 
 std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vector<DatasetOptions>& which,
                                        bool evaluation, const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                                       Stage stage, AuditCounts* counts) {
+                                       Stage stage, std::int64_t seed, AuditCounts* counts) {
   if (which.empty()) throw Error{Fault::recipe, Place{}, "no data set is named", "write data.datasets: [{path: FILE}]"};
   const Part part = evaluation ? Part::evaluation : Part::training;
   const Encoder encoder{tokenizer, chat_template, stage == Stage::pretrain ? TrainOn::all : data.train_on,
@@ -208,7 +220,7 @@ std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vecto
 
   std::optional<TemporaryFolder> temporary;
   if (data.cache_dir.empty()) temporary.emplace();
-  const std::string key = cache_key(which, part, encoder);
+  const std::string key = cache_key(which, part, encoder, seed);
   const std::filesystem::path path =
       (temporary ? temporary->path() : std::filesystem::path(data.cache_dir)) / (key + ".tokens");
 
@@ -216,7 +228,7 @@ std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vecto
   if (!cache.problem.empty()) fmt::print(stderr, "{}: {}; it is made again\n", path.string(), cache.problem);
   if (cache.dataset == nullptr) {
     AuditCounts made;
-    write_cache(path, key, which, part, encoder, counts != nullptr ? *counts : made);
+    write_cache(path, key, which, part, encoder, seed, counts != nullptr ? *counts : made);
     cache = open_token_cache(path, key, files);
     TUNE_CHECK(cache.dataset != nullptr, "{}: {}", path.string(), cache.problem);
   }

@@ -17,12 +17,14 @@ namespace tune {
 /// that a second call with the same only maps the file. An empty cache_dir keeps nothing.
 ///
 /// evaluation: which part of a file with holdout_every is meant. stage pretrain trains on every token of every row.
+/// seed: of the cuts in data sets of type fim.
 /// counts, when not null, gets what became of the rows, also where some are refused and an error follows.
 ///
 /// Error{Fault::data} with file and line of refused rows (ten are listed, all are counted), among them those too long
-/// under overflow: error; and when nothing is left.
+/// under overflow: error; and when nothing is left. Error{Fault::recipe} for type fim with a tokenizer that has no
+/// tokens for it.
 std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vector<DatasetOptions>& which,
                                        bool evaluation, const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                                       Stage stage, AuditCounts* counts = nullptr);
+                                       Stage stage, std::int64_t seed, AuditCounts* counts = nullptr);
 
 }  // namespace tune

@@ -49,7 +49,7 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
   DataOptions data = recipe.data;
   if (data.cache_dir.empty() && with_train_rows) data.cache_dir = recipe.output_dir + "/cache";
   const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
-    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage);
+    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage, recipe.train.seed);
   };
   if (with_train_rows) inputs.train_rows = rows(recipe.data.datasets, false);
   if (!recipe.data.eval_datasets.empty()) inputs.evaluation_rows = rows(recipe.data.eval_datasets, true);

@@ -150,6 +150,18 @@ std::string alpaca_question(Fields& fields, const DatasetOptions& options) {
   return text.empty() ? question : question + "\n\n### Input:\n" + text;
 }
 
+// A text whose middle is to be filled in.
+void take_middle(Fields& fields, const DatasetOptions& options, Record& record) {
+  if (given(fields, name_in_file(options, "text")) != nullptr)
+    fail(fmt::format("the row has \"{}\" and \"{}\"; it must have one of them", name_in_file(options, "text"),
+                     name_in_file(options, "middle")),
+         "a text is cut in three by itself; map the other to a name that isn't there: field_names: {middle: -}");
+  record.text = take_text(fields, options, "prefix");
+  const std::string middle = take_answer(fields, options, "middle");
+  record.middle = {record.text.size(), record.text.size() + middle.size()};
+  record.text += middle + take_text(fields, options, "suffix");
+}
+
 }  // namespace
 
 std::vector<std::string> wanted_fields(const DatasetOptions& options) {
@@ -163,6 +175,8 @@ std::vector<std::string> wanted_fields(const DatasetOptions& options) {
       return {in_file("prompt"), in_file("completion")};
     case DatasetType::text:
       return {in_file("text")};
+    case DatasetType::fim:
+      return {in_file("text"), in_file("prefix"), in_file("middle"), in_file("suffix")};
   }
   return {};
 }
@@ -182,6 +196,14 @@ Record make_record(Fields fields, const DatasetOptions& options) {
       record.messages.push_back({"assistant", take_answer(fields, options, "completion")});
       break;
     case DatasetType::text:
+      record.text = take_answer(fields, options, "text");
+      record.part = find(fields, name_in_file(options, "text"))->part;
+      break;
+    case DatasetType::fim:
+      if (given(fields, name_in_file(options, "middle")) != nullptr) {
+        take_middle(fields, options, record);
+        break;
+      }
       record.text = take_answer(fields, options, "text");
       record.part = find(fields, name_in_file(options, "text"))->part;
       break;

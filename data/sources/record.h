@@ -1,5 +1,7 @@
 #pragma once
+#include <cstddef>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,13 +10,19 @@
 
 namespace tune {
 
+/// Bytes of a text.
+struct Stretch {
+  std::size_t begin = 0, end = 0;
+};
+
 /// One row of a data file, read but not yet tokenised. `messages` for chat, alpaca and prompt_completion (all of them
-/// become a conversation), `text` for text. A long text is several records, one behind the other.
+/// become a conversation), `text` for text and fim. A long text is several records, one behind the other, but for fim.
 struct Record {
   std::vector<Message> messages;
   std::string text;
   TextPart part = TextPart::whole;
   Place place;
+  std::optional<Stretch> middle;  // fim: what is to be filled in, where the row says it
 };
 
 }  // namespace tune

@@ -42,6 +42,8 @@ std::unique_ptr<FieldReader> open_reader(const DatasetOptions& options, RowLog& 
               "convert it; .gz or .zst may follow"};
 }
 
+constexpr std::size_t kLongestFimBytes = std::size_t{256} << 20;
+
 class RecordSource final : public Source {
  public:
   RecordSource(const DatasetOptions& options, Part part, RowLog& log)
@@ -60,6 +62,7 @@ class RecordSource final : public Source {
       try {
         record = make_record(std::move(fields), options_);
         record.place = place;
+        if (options_.type == DatasetType::fim) return whole(record) || next(record);
         if (record.part == TextPart::whole && record.text.size() > kStretchBytes) {
           rest_ = std::exchange(record, {});
           record = next_part();
@@ -79,10 +82,28 @@ class RecordSource final : public Source {
     return k <= 0 || (index % k == 0) == (part_ == Part::evaluation);
   }
 
+  // The other parts of a text are put behind the first: it is cut where a part may end as well as anywhere else.
+  bool whole(Record& record) {
+    Fields fields;
+    Place place;
+    while (!ends(record.part)) {
+      if (!reader_->next(fields, place)) return false;  // what follows was refused
+      record.part = text_part(true, ends(fields.front().part));
+      record.text += fields.front().text;
+      if (record.text.size() > kLongestFimBytes)
+        throw Error{Fault::data,
+                    {options_.path},
+                    fmt::format("is longer than {} MiB; with type fim a row is taken whole", kLongestFimBytes >> 20),
+                    "write one row a source file, as .jsonl"};
+    }
+    return true;
+  }
+
   Record next_part() {
     const std::string_view rest = std::string_view(rest_.text).substr(next_);
     const std::size_t length = stretch_end(rest, false);
-    Record record{{}, std::string(rest.substr(0, length)), text_part(next_ == 0, length == rest.size()), rest_.place};
+    Record record{
+        {}, std::string(rest.substr(0, length)), text_part(next_ == 0, length == rest.size()), rest_.place, {}};
     next_ += length;
     if (ends(record.part)) rest_.text.clear(), next_ = 0;
     return record;

@@ -171,7 +171,7 @@ std::vector<std::string> template_warnings(const ChatTemplate& format, const Tok
                                            const std::vector<DatasetOptions>& datasets) {
   std::vector<std::string> warnings;
   const auto is_text = [](const DatasetOptions& options) {
-    return options.type == DatasetType::text;
+    return options.type == DatasetType::text || options.type == DatasetType::fim;
   };
   if (stage == Stage::pretrain || (!datasets.empty() && std::all_of(datasets.begin(), datasets.end(), is_text)))
     return warnings;

@@ -50,7 +50,6 @@ constexpr std::array kValues = {
     ValueAdvice{"train.precision", "fp8", "it is planned; fp32 and bf16 work now"},
     ValueAdvice{"train.lr_scheduler_type", "warmup_stable_decay", "write wsd"},
     ValueAdvice{"data.datasets[].type", "preference", kPlanned},
-    ValueAdvice{"data.datasets[].type", "fim", kPlanned},
     ValueAdvice{"data.datasets[].type", "tokens", kPlanned},
     ValueAdvice{"data.datasets[].type", "sharegpt", "write chat; ShareGPT conversations are recognised"},
     ValueAdvice{"data.datasets[].type", "openai", "write chat; OpenAI messages are recognised"},

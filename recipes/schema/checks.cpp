@@ -29,6 +29,8 @@ std::vector<std::string> names_of(DatasetType type) {
       return {"prompt", "completion"};
     case DatasetType::text:
       return {"text"};
+    case DatasetType::fim:
+      return {"text", "prefix", "middle", "suffix"};
   }
   return {};
 }
@@ -134,6 +136,28 @@ void keys_of_data_sets_have_an_effect(const Recipe& recipe, Reading& reading) {
         recipe.data.eval_datasets[i].weight != 1.0)
       reading.problems.add(reading.place_of(path), "weight has no effect on evaluation: every row is taken once",
                            "leave it out");
+}
+
+void filling_in_needs_type_fim_and_room(const Recipe& recipe, Reading& reading) {
+  constexpr std::int64_t kLeastLength = 32;  // the four tokens, and something before, behind and between them
+  const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
+    for (std::size_t i = 0; i < datasets.size(); ++i) {
+      const std::string path = fmt::format("data.{}[{}]", name, i);
+      const DatasetOptions& options = datasets[i];
+      for (const auto& [key, value] :
+           {std::pair("fim_rate", options.fim_rate), std::pair("fim_spm_rate", options.fim_spm_rate)})
+        if (value && options.type != DatasetType::fim)
+          reading.problems.add(reading.place_of(path + "." + key),
+                               fmt::format("{} with type {}, which fills nothing in", key, spelling(options.type)),
+                               "leave it out, or write type: fim");
+      if (options.type == DatasetType::fim && recipe.data.max_length < kLeastLength)
+        reading.problems.add(reading.place_of("data.max_length"),
+                             fmt::format("max_length is {}, but a data set is of type fim", recipe.data.max_length),
+                             fmt::format("write {} or more", kLeastLength));
+    }
+  };
+  check(recipe.data.datasets, "datasets");
+  check(recipe.data.eval_datasets, "eval_datasets");
 }
 
 void rows_are_not_trained_and_evaluated_at_once(const Recipe& recipe, Reading& reading) {
@@ -246,6 +270,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   roles_are_system_user_assistant(recipe, reading);
   field_names_are_those_of_the_type(recipe, reading);
   keys_of_data_sets_have_an_effect(recipe, reading);
+  filling_in_needs_type_fim_and_room(recipe, reading);
   pretraining_trains_everything(recipe, reading);
   eval_steps_need_eval_datasets(recipe, reading);
   exports_can_be_written(recipe, reading);

@@ -77,6 +77,16 @@ const std::vector<Row<DatasetOptions>>& rows() {
        from(0, kMost),
        {},
        "k: in datasets every k-th row is left out, in eval_datasets only every k-th row is taken; 0: all rows"},
+      {"fim_rate",
+       &S::fim_rate,
+       share(),
+       {},
+       "type fim: share of the texts of which a part is cut out to be filled in; not given: 0.5"},
+      {"fim_spm_rate",
+       &S::fim_spm_rate,
+       share(),
+       {},
+       "type fim: share of those whose suffix stands before the prefix; not given: 0.5"},
   };
   return all;
 }

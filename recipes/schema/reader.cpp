@@ -31,6 +31,14 @@ std::string read_text(const std::filesystem::path& path) {
   return text;
 }
 
+void fill_fim_rates(std::vector<DatasetOptions>& datasets) {
+  for (DatasetOptions& options : datasets) {
+    if (options.type != DatasetType::fim) continue;
+    options.fim_rate = options.fim_rate.value_or(kDefaultFimRate);
+    options.fim_spm_rate = options.fim_spm_rate.value_or(kDefaultFimSpmRate);
+  }
+}
+
 }  // namespace
 
 Recipe read_recipe(const std::filesystem::path& path, const std::vector<Override>& overrides,
@@ -53,6 +61,8 @@ Recipe parse_recipe(std::string_view yaml, std::string file, const std::vector<O
   problems.raise();
   for (ExportOptions& wanted : recipe.exports)
     if (!is_adapter(wanted.format)) wanted.quant = wanted.quant.value_or(kDefaultQuant);
+  fill_fim_rates(recipe.data.datasets);
+  fill_fim_rates(recipe.data.eval_datasets);
   recipe.places = std::move(reading.places);
   if (notes != nullptr) notes->insert(notes->end(), reading.notes.begin(), reading.notes.end());
   return recipe;

@@ -20,7 +20,7 @@ enum class Stage { pretrain, sft };
 enum class AdapterType { none, lora };
 enum class Overflow { error, drop, truncate, split };
 enum class TrainOn { assistant, last, all };
-enum class DatasetType { chat, alpaca, prompt_completion, text };
+enum class DatasetType { chat, alpaca, prompt_completion, text, fim };
 enum class Scheduler { constant, linear, cosine, wsd };
 enum class OptimizerType { adamw, sgd };
 enum class Device { automatic, cpu, cuda };
@@ -48,6 +48,8 @@ struct AdapterOptions {
   std::string init_adapter;  // a PEFT folder to start from; empty = fresh A, B = 0
 };
 
+inline constexpr double kDefaultFimRate = 0.5, kDefaultFimSpmRate = 0.5;
+
 struct DatasetOptions {
   std::string path;  // .jsonl .json .csv .parquet .txt, all but .parquet also .gz or .zst
   DatasetType type = DatasetType::chat;
@@ -56,6 +58,8 @@ struct DatasetOptions {
   std::map<std::string, std::string> field_roles;  // role in the file -> system | user | assistant
   /// k > 0: only rows whose index (from 0) % k == 0 (eval), or all but those (train)
   std::int64_t holdout_every = 0;
+  std::optional<double> fim_rate;      // fim only, 0.5 unless given: share of the texts that are cut in three
+  std::optional<double> fim_spm_rate;  // fim only, 0.5 unless given: share of those whose suffix comes first
 };
 
 /// The prompt formats that data/templates has, and `model`: the one that the model's own files speak.

@@ -44,7 +44,8 @@ struct Spelling<DatasetType> {
       std::to_array<std::pair<DatasetType, std::string_view>>({{DatasetType::chat, "chat"},
                                                                {DatasetType::alpaca, "alpaca"},
                                                                {DatasetType::prompt_completion, "prompt_completion"},
-                                                               {DatasetType::text, "text"}});
+                                                               {DatasetType::text, "text"},
+                                                               {DatasetType::fim, "fim"}});
 };
 template <>
 struct Spelling<Scheduler> {

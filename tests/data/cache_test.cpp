@@ -26,7 +26,8 @@ class Dataset : public DataTest {
 
   std::unique_ptr<TokenDataset> tokens(Stage stage = Stage::sft, AuditCounts* counts = nullptr,
                                        bool evaluation = false) const {
-    return tokenize(data_, data_.datasets, evaluation, tokenizer_, find_template(data_.chat_template), stage, counts);
+    return tokenize(data_, data_.datasets, evaluation, tokenizer_, find_template(data_.chat_template), stage, seed_,
+                    counts);
   }
 
   std::vector<std::filesystem::path> cache_files() const {
@@ -37,6 +38,7 @@ class Dataset : public DataTest {
 
   ByteTokenizer tokenizer_;
   DataOptions data_;
+  std::int64_t seed_ = 42;
 };
 
 std::string row_text(const TokenDataset& rows, std::int64_t index) {

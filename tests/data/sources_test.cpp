@@ -119,6 +119,44 @@ TEST_F(Sources, ReadsPromptAndCompletionUnderOtherNames) {
   EXPECT_EQ(told(rows.at(0)), "user: Hi | assistant: Ho");
 }
 
+TEST_F(Sources, ReadsCodeToFillIn) {
+  const auto rows = read({.path = file("a.jsonl",
+                                       "{\"content\": \"f(x)\"}\n"
+                                       "{\"prefix\": \"f(\", \"middle\": \"x\", \"suffix\": \")\"}\n"
+                                       "{\"prefix\": \"\", \"middle\": \"f\", \"suffix\": \"\", \"content\": null}\n"),
+                          .type = DatasetType::fim,
+                          .field_names = {{"text", "content"}}});
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(rows[0].text, "f(x)");
+  EXPECT_FALSE(rows[0].middle);
+  EXPECT_EQ(rows[1].text, "f(x)");
+  EXPECT_EQ(rows[1].middle->begin, 2U);
+  EXPECT_EQ(rows[1].middle->end, 3U);
+  EXPECT_EQ(rows[2].middle->begin, 0U);
+  const DatasetOptions fim{.type = DatasetType::fim};
+  EXPECT_THAT(refusal("b.jsonl", "{\"prefix\": \"a\", \"middle\": \"b\"}\n", fim), HasSubstr("has no \"suffix\""));
+  EXPECT_THAT(refusal("c.jsonl", "{\"prefix\": \"\", \"middle\": \"\", \"suffix\": \"\"}\n", fim),
+              HasSubstr("\"middle\" is empty"));
+  EXPECT_THAT(refusal("d.jsonl", "{\"text\": \"a\", \"middle\": \"b\"}\n", fim),
+              HasSubstr("has \"text\" and \"middle\""));
+}
+
+TEST_F(Sources, GivesALongTextToFillInWhole) {
+  std::string text;
+  while (text.size() < 3 * kLongestStretchBytes) text += "def f(x): return x\n";
+  for (const char* name : {"a.txt", "a.jsonl"}) {
+    const bool plain = std::string_view(name).ends_with("txt");
+    std::string escaped = text;
+    for (std::size_t at = 0; !plain && (at = escaped.find('\n', at)) != std::string::npos; at += 2)
+      escaped.replace(at, 1, "\\n");
+    const auto rows = read({.path = file(name, plain ? text : "{\"text\": \"" + escaped + "\"}\n{\"text\": \"b\"}\n"),
+                            .type = DatasetType::fim});
+    ASSERT_EQ(rows.size(), plain ? 1U : 2U);
+    EXPECT_EQ(rows[0].text, text);
+    EXPECT_EQ(rows[0].part, TextPart::whole);
+  }
+}
+
 TEST_F(Sources, TakesNumbersOfAnySizeInFieldsThatNobodyReads) {
   EXPECT_THAT(texts(text_options(
                   file("a.jsonl",

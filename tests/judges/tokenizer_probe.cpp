@@ -13,6 +13,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "data/infilling.h"
 #include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
@@ -39,6 +40,26 @@ json chat(const json& request, const tune::Tokenizer& tokenizer) {
   return {{"text", text}, {"ids", row.ids}, {"trained", row.trained}};
 }
 
+json infill(const json& request, const tune::Tokenizer& tokenizer) {
+  tune::Record record{.text = request.at("fim"), .place = {"rows.jsonl", request.value("line", 1)}};
+  if (request.contains("middle")) record.middle = {request["middle"][0], request["middle"][1]};
+  const std::string overflow = request.value("overflow", "error");
+  const tune::Encoder encoder{tokenizer, tune::find_template("none"), train_on(request.value("train_on", "assistant")),
+                              overflow == "split"      ? tune::Overflow::split
+                              : overflow == "truncate" ? tune::Overflow::truncate
+                                                       : tune::Overflow::error,
+                              request.value("max_length", 4096)};
+  const tune::DatasetOptions options{.path = "rows.jsonl",
+                                     .type = tune::DatasetType::fim,
+                                     .fim_rate = request.value("rate", 1.0),
+                                     .fim_spm_rate = request.value("spm_rate", 0.5)};
+  const tune::Encoded encoded = tune::Infiller(options, encoder, request.value("seed", 42)).encode(record);
+  if (encoded.refused) throw *encoded.refused;
+  json rows = json::array();
+  for (const tune::Row& row : encoded.pieces) rows.push_back({{"ids", row.ids}, {"trained", row.trained}});
+  return {{"rows", rows}};
+}
+
 json answer(const json& request, const tune::Tokenizer& tokenizer) {
   if (request.contains("encode")) return encoding_json(tokenizer.encode(request["encode"].get<std::string>()));
   if (request.contains("plain")) return encoding_json(tokenizer.encode_plain(request["plain"].get<std::string>()));
@@ -46,6 +67,7 @@ json answer(const json& request, const tune::Tokenizer& tokenizer) {
     return {{"text", tune::find_template(request["jinja"].get<std::string>(), tokenizer).jinja_for(tokenizer)}};
   if (request.contains("recognise"))
     return {{"text", tune::recognise_template(request["recognise"].get<std::string>())}};
+  if (request.contains("fim")) return infill(request, tokenizer);
   if (request.contains("decode")) {
     const auto ids = request["decode"].get<std::vector<std::int32_t>>();
     return {{"text", tokenizer.decode(ids, request.value("skip_special", true))}};

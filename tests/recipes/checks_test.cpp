@@ -48,6 +48,14 @@ TEST(Checks, SayWhatCannotGoTogether) {
        "mean prompt?"},
       {model + "data: {datasets: [{path: a, type: text, field_names: {body: text}}]}",
        "r.yaml:2:61: field_names has \"body\"; a data set of type text has text; our name comes first: {text: body}"},
+      {model + "data: {datasets: [{path: a, type: text, fim_rate: 0.5}]}",
+       "r.yaml:2:51: fim_rate with type text, which fills nothing in; leave it out, or write type: fim"},
+      {model + "data: {max_length: 16, datasets: [{path: a, type: fim}]}",
+       "r.yaml:2:20: max_length is 16, but a data set is of type fim; write 32 or more"},
+      {model + "data: {datasets: [{path: a, type: fim, fim_rate: 0.9, fim_spm_rate: 0}]}", ""},
+      {model + "data: {datasets: [{path: a, type: fim, field_names: {content: text}}]}",
+       "r.yaml:2:63: field_names has \"content\"; a data set of type fim has text, prefix, middle or suffix; our name "
+       "comes first: {text: content}"},
       {model + "data: {datasets: [{path: a, field_names: {x: y}}]}",
        "r.yaml:2:46: field_names has \"x\"; a data set of type chat has messages, role or content; our name comes "
        "first: {messages: name in the file}"},

@@ -32,7 +32,8 @@ Tokenised tokenised(const Recipe& recipe, bool evaluation, AuditCounts& counts) 
   const ChatTemplate& chat_template = find_template(recipe.data.chat_template, *result.tokenizer);
   for (const std::string& warning : template_warnings(chat_template, *result.tokenizer, recipe.stage, which))
     fmt::print(stderr, "warning: {}\n", warning);
-  result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, chat_template, recipe.stage, &counts);
+  result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, chat_template, recipe.stage,
+                         recipe.train.seed, &counts);
   return result;
 }
 
