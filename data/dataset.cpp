@@ -16,6 +16,7 @@
 #include "data/sources/source.h"
 #include "data/token_cache.h"
 #include "recipes/schema/spelling.h"
+#include "recipes/schema/tell.h"
 
 namespace tune {
 
@@ -188,7 +189,7 @@ std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vecto
       (temporary ? temporary->path() : std::filesystem::path(data.cache_dir)) / (key + ".tokens");
 
   OpenedCache cache = open_token_cache(path, key, files);
-  if (!cache.problem.empty()) fmt::print(stderr, "{}: {}; it is made again\n", path.string(), cache.problem);
+  if (!cache.problem.empty()) tell("{}: {}; it is made again\n", path.string(), cache.problem);
   if (cache.dataset == nullptr) {
     write_cache(path, key, which, part, encoder);
     cache = open_token_cache(path, key, files);

@@ -5,6 +5,7 @@
 #include "checkpoints/huggingface/model_tensors.h"
 #include "data/dataset.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "train/device.h"
 #include "train/host_arena.h"
 #include "train/model/generate.h"
@@ -25,10 +26,10 @@ std::vector<std::int32_t> stop_ids(const Inputs& inputs) {
 void warn_of_foreign_template(const ChatTemplate& chat_template, const Tokenizer& tokenizer) {
   const std::string_view end = chat_template.end_of_turn();
   if (!end.empty() && !tokenizer.token_id(end))
-    fmt::print(stderr,
-               "warning: the tokenizer has no token {}, so that template {} spells it in pieces and answers end late; "
-               "choose another data.chat_template: zephyr, llama2, alpaca\n",
-               end, chat_template.name());
+    tell(
+        "warning: the tokenizer has no token {}, so that template {} spells it in pieces and answers end late; "
+        "choose another data.chat_template: zephyr, llama2, alpaca\n",
+        end, chat_template.name());
 }
 
 }  // namespace

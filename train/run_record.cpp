@@ -12,6 +12,7 @@
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/hash.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
 #include "train/device.h"
 #include "train/kernels/matmul.h"
@@ -159,7 +160,7 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
                   {checkpoint.string()},
                   fmt::format("this is another run: {}", difference),
                   "put back what was changed, use another output_dir, or start again with --resume never"};
-    fmt::print(stderr, "warning: {}; the last bits of the result may differ\n", difference);
+    tell("warning: {}; the last bits of the result may differ\n", difference);
   }
   if (const auto it = facts.find("answers_before"); it != facts.end())
     answers_before = Json::parse(it->second).get<std::vector<std::string>>();

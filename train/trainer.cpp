@@ -15,6 +15,7 @@
 #include "checkpoints/training/save.h"
 #include "data/loader.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
 #include "train/device.h"
 #include "train/inputs.h"
@@ -135,7 +136,7 @@ void Run::restore(const ResumeOption& resume) {
   const std::optional<LoadedCheckpoint> checkpoint = resume.mode == ResumeOption::Mode::folder
                                                          ? load_checkpoint(resume.folder)
                                                          : find_newest_checkpoint(folder_, &warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  for (const std::string& warning : warnings) tell("warning: {}\n", warning);
   if (!checkpoint) return;
   record_.adopt(checkpoint->facts(), checkpoint->folder());
   for (Parameter& parameter : decoder_->trained()) restore_parameter(parameter, checkpoint->weight(parameter.name));
@@ -143,7 +144,7 @@ void Run::restore(const ResumeOption& resume) {
   step_ = resumed_from_ = checkpoint->step();
   tokens_ = std::stoll(checkpoint->facts().at("tokens"));
   trained_tokens_ = std::stoll(checkpoint->facts().at("trained_tokens"));
-  fmt::print(stderr, "going on from {}\n", checkpoint->folder().string());
+  tell("going on from {}\n", checkpoint->folder().string());
 }
 
 RunResult Run::train() {

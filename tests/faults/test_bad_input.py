@@ -1,13 +1,15 @@
 """Each mistake ends with its exit code and one message that names the place and the remedy, before anything is trained."""
 
 import json
+import os
 import shutil
+import subprocess
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tune_program import recipe_for, tune, write_chats, write_recipe
+from tune_program import BINARY, recipe_for, tune, write_chats, write_recipe
 
 RECIPE, DATA = 2, 3
 
@@ -226,6 +228,32 @@ def test_a_loss_that_is_no_number_stops_the_run(place):
     for folder in (place.root / "run").glob("checkpoint-*"):
         for file in folder.glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
+
+
+def closed_pipe():
+    """A file to write to that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "wb")
+
+
+NOBODY_LISTENS = {"full": lambda: open("/dev/full", "wb"), "a pipe without a reader": closed_pipe}
+
+
+@pytest.mark.parametrize("where", list(NOBODY_LISTENS))
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_a_run_that_nobody_listens_to(place, stream, where):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: NOBODY_LISTENS[where]()}
+    code = subprocess.run([BINARY, "run", "--recipe", path], **streams).returncode
+    assert code == (1 if stream == "stdout" else 0)  # what was to be read there is lost, the result isn't
+    assert (place.root / "run" / "checkpoint-4" / "manifest.json").exists()
+    assert (place.root / "run" / "final" / "adapter_model.safetensors").exists()
+
+
+def test_a_mistake_that_nobody_hears_of(place):
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run([BINARY, "plan"], stderr=full).returncode == RECIPE
 
 
 # ---- the other verbs ----

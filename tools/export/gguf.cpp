@@ -8,6 +8,7 @@
 #include "checkpoints/gguf/writer.h"
 #include "checkpoints/huggingface/model_tensors.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "tools/export/gguf_tokenizer.h"
 #include "tools/export/stream.h"
 
@@ -97,10 +98,8 @@ void append_model(const ModelConfig& config, GgufMetadata& metadata) {
 
 void warn_of_differences(const ModelConfig& config) {
   if (config.sliding_window > 0 && config.sliding_window < config.max_position_embeddings)
-    fmt::print(
-        stderr,
-        "note: llama.cpp ignores this model's sliding window: texts of more than {} tokens get other answers there\n",
-        config.sliding_window);
+    tell("note: llama.cpp ignores this model's sliding window: texts of more than {} tokens get other answers there\n",
+         config.sliding_window);
 }
 
 void write_weights(const ModelForExport& model, const std::vector<TensorInfo>& tensors, GgufWriter& writer) {

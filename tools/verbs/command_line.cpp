@@ -10,6 +10,7 @@
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/suggest.h"
+#include "recipes/schema/tell.h"
 #include "tools/verbs/verbs.h"
 
 namespace tune {
@@ -78,7 +79,7 @@ int flushed(int exit_code) {
 
 int complain(const std::string& text, Fault fault) {
   std::fflush(stdout);
-  fmt::print(stderr, "tune: {}\n", text);
+  tell("tune: {}\n", text);
   return static_cast<int>(fault);
 }
 

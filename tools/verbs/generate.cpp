@@ -6,6 +6,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
+#include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
@@ -22,7 +23,7 @@ std::string training_template(const std::filesystem::path& model, const std::str
     if (std::filesystem::exists(folder / "recipe.yaml")) return read_recipe(folder / "recipe.yaml").data.chat_template;
   const std::string_view own = recognise_template(open_tokenizer(model)->chat_template);
   if (!own.empty()) return std::string(own);
-  fmt::print(stderr, "note: no known chat template beside the model; the prompt is given as it is (--template none)\n");
+  tell("note: no known chat template beside the model; the prompt is given as it is (--template none)\n");
   return "none";
 }
 

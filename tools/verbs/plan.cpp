@@ -4,6 +4,7 @@
 
 #include "checkpoints/huggingface/model_tensors.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
@@ -49,7 +50,7 @@ void require_room(const Plan& plan, std::int64_t room) {
         {},
         fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", needed, there),
         "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
-  fmt::print(stderr, "fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
+  tell("fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/lookup.h"
 #include "recipes/schema/reader.h"
+#include "recipes/schema/tell.h"
 
 namespace tune {
 
@@ -29,7 +30,7 @@ Recipe recipe_argument(const boost::program_options::variables_map& values) {
   }
   std::vector<std::string> notes;
   Recipe recipe = read_recipe(find_recipe(values["recipe"].as<std::string>(), TUNE_RECIPES_DIR), overrides, &notes);
-  for (const std::string& note : notes) fmt::print(stderr, "{}\n", note);
+  for (const std::string& note : notes) tell("{}\n", note);
   return recipe;
 }
 

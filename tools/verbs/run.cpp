@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
@@ -65,9 +66,8 @@ int run_verb(const std::vector<std::string>& arguments) {
   const Recipe recipe = recipe_argument(values);
   const RunResult result = run_training(recipe, resume_option(values["resume"].as<std::string>()));
   if (result.interrupted) {
-    fmt::print(
-        stderr, "stopped after step {}; the same command {}\n", result.steps,
-        values["resume"].as<std::string>() == "auto" ? "goes on from there" : "with --resume auto goes on from there");
+    tell("stopped after step {}; the same command {}\n", result.steps,
+         values["resume"].as<std::string>() == "auto" ? "goes on from there" : "with --resume auto goes on from there");
     return static_cast<int>(Fault::interrupted);
   }
   print_summary(result);

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "recipes/schema/tell.h"
+
 namespace tune {
 namespace {
 
@@ -40,9 +42,9 @@ void Progress::update(const StepReport& report) {
       fmt::format("[{}] step {}/{}  epoch {:.2f}  loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {} left",
                   bar(report.step, total_steps_), report.step, total_steps_, report.epoch, report.loss.value_or(0),
                   report.learning_rate.value_or(0), report.tokens_per_s.value_or(0), clock_text(left));
-  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
+  tell("{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
 }
 
-void Progress::say(const std::string& line) { fmt::print(stderr, "{}{}\n", terminal_ ? "\r\033[K" : "", line); }
+void Progress::say(const std::string& line) { tell("{}{}\n", terminal_ ? "\r\033[K" : "", line); }
 
 }  // namespace tune
