@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "checkpoints/huggingface/model_tensors.h"
 #include "data/dataset.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
@@ -68,7 +67,6 @@ DecoderOptions decoder_options(const Recipe& recipe, bool training) {
 }
 
 std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options) {
-  check_tensors(base.config, *base.weights, base.path.string());
   if (options.device == "cpu") keep_cpu_tensors_in_arena();
   return std::make_unique<Decoder>(base.config, *base.weights, options);
 }

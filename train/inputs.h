@@ -27,7 +27,7 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows = true);
 /// Error{Fault::recipe} when cuda is asked for and there is none.
 DecoderOptions decoder_options(const Recipe& recipe, bool training);
 
-/// Checks every tensor's name and shape, then loads.
+/// Error{Fault::data} names a tensor that holds NaN or infinity.
 std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options);
 
 /// The answer to one question, in the recipe's template.

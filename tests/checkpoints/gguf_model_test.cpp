@@ -190,6 +190,26 @@ TEST(GgufModel, RefusesWhatItCantCompute) {
   EXPECT_THAT(refusal("x", 1u, {{"blk.0.attn_q.weight", GgufType::f32, {6, 8}}}), HasSubstr("no whole heads of 4"));
 }
 
+TEST(BaseModel, NamesEveryTensorThatDoesNotFit) {
+  const TemporaryFolder folder;
+  write(folder / "m.gguf", sizes(), {kEmbedding, {"blk.0.attn_norm.weight", GgufType::f32, {9}}});
+  const std::string text = error_text(Fault::data, [&] { open_base_model(folder / "m.gguf"); });
+  EXPECT_THAT(text, HasSubstr("missing: model.layers.0.self_attn.q_proj.weight, "));
+  EXPECT_THAT(text, HasSubstr(", model.norm.weight; wrong shape: model.layers.0.input_layernorm.weight is [9]"));
+}
+
+TEST(BaseModel, NamesATensorThatCannotBeRead) {
+  const TemporaryFolder folder;
+  GgufMetadata metadata = sizes();
+  std::erase_if(metadata, [](const auto& pair) { return pair.first == "llama.embedding_length"; });
+  metadata.emplace_back("llama.embedding_length", 256u);
+  const auto q4_k = static_cast<GgufType>(12);
+  write(folder / "m.gguf", metadata, {{"token_embd.weight", q4_k, {3, 256}}});
+  EXPECT_THAT(error_text(Fault::data, [&] { open_base_model(folder / "m.gguf"); }),
+              HasSubstr("m.gguf: has the tensor token_embd.weight in Q4_K; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 can be "
+                        "tuned and exported; take the F16, BF16 or Q8_0 file"));
+}
+
 TEST(BaseModel, SaysWhatIsThereInstead) {
   const TemporaryFolder folder;
   const auto refusal = [&](const std::filesystem::path& path) {

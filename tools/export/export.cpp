@@ -7,6 +7,7 @@
 #include "checkpoints/base_model.h"
 #include "checkpoints/gguf/tokenizer.h"
 #include "checkpoints/huggingface/folder.h"
+#include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/training/manifest.h"
 #include "data/templates/template.h"
@@ -65,7 +66,10 @@ fs::path adapter_folder(const fs::path& path) {
 void export_model(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
                   const fs::path& output) {
   std::unique_ptr<WeightSource> replaced;
-  if (source.weights) replaced = open_huggingface_weights(*source.weights);
+  if (source.weights) {
+    replaced = open_huggingface_weights(*source.weights);
+    check_tensors(base.config, *replaced, source.weights->string());
+  }
   std::optional<AdapterFolder> adapter;
   std::optional<MergedWeights> merged;
   if (source.adapter) {

@@ -124,7 +124,6 @@ void write_weights(const ModelForExport& model, const std::vector<TensorInfo>& t
 
 void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem::path& output) {
   const ModelConfig& config = model.base.config;
-  check_tensors(config, model.weights, model.base.path.string());
   GgufTokenizer tokenizer = tokenizer_for_gguf(model.base);
   if (!model.chat_template.empty()) tokenizer.chat_template = model.chat_template;
   name_end_of_turn(config, tokenizer);

@@ -69,7 +69,6 @@ void name_end_of_turn(const ModelForExport& model, const fs::path& folder) {
 
 void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& output) {
   const BaseModel& base = model.base;
-  check_tensors(base.config, model.weights, base.path.string());
   AtomicFolder folder(output);
   const std::string config = base.is_gguf ? write_model_config(base.config, dtype)
                                           : patch_model_config(read_text(base.path / "config.json"), dtype);

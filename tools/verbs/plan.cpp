@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "checkpoints/huggingface/model_tensors.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
@@ -69,7 +68,6 @@ int plan_verb(const std::vector<std::string>& arguments) {
     return 0;
   const Recipe recipe = recipe_argument(values);
   const Inputs inputs = open_inputs(recipe);
-  check_tensors(inputs.base.config, *inputs.base.weights, inputs.base.path.string());
   const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
   const Plan plan = make_plan(recipe, inputs.base.config, &loader);
   values.count("json") != 0 ? print_json(plan) : print_table(plan);
