@@ -10,6 +10,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "tools/export/gguf_tokenizer.h"
+#include "tools/export/mark.h"
 #include "tools/export/stream.h"
 
 namespace tune {
@@ -72,6 +73,7 @@ void append_general(const BaseModel& base, Quant quant, GgufMetadata& metadata) 
   metadata.emplace_back("general.name", name);
   metadata.emplace_back("general.base_model.count", std::uint32_t{1});
   metadata.emplace_back("general.base_model.0.name", name);
+  metadata.emplace_back(kExportMarkKey, "gguf");
   metadata.emplace_back("general.file_type", file_type(quant));
   metadata.emplace_back("general.quantization_version", std::uint32_t{2});
 }
@@ -107,15 +109,16 @@ void write_weights(const ModelForExport& model, const std::vector<TensorInfo>& t
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const GgufTensorInfo& target = writer.tensors()[i];
     const bool permuted = rows_are_permuted(tensors[i].name);
+    const GgufTypeTraits& traits = *traits_of(target.type);
     const auto encode = [&](std::span<float> rows) {
       if (permuted) permute_rows_for_gguf(rows, target.shape.back(), head_dim);
-      const GgufTypeTraits& traits = *traits_of(target.type);
       std::vector<std::byte> bytes(rows.size() / static_cast<std::size_t>(traits.block) *
                                    static_cast<std::size_t>(traits.block_bytes));
       quantize(target.type, rows, bytes);
       return bytes;
     };
-    stream_tensor(model.weights, tensors[i], permuted ? head_dim : 1, encode,
+    const RowEncoding encoding{.type = traits.name, .overflow = overflow_of(target.type), .encode = encode};
+    stream_tensor(model.weights, tensors[i], permuted ? head_dim : 1, encoding,
                   [&](std::span<const std::byte> piece) { writer.write_tensor(target.name, piece); });
   }
 }
@@ -135,11 +138,14 @@ void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem
   append_gguf_tokenizer(tokenizer, metadata);
   const std::vector<TensorInfo> tensors = expected_tensors(config);
   std::vector<GgufTensorInfo> targets;
+  std::uint64_t bytes = 0;
   for (const TensorInfo& tensor : tensors) {
     const auto name = gguf_name(tensor.name);
     TUNE_CHECK(name, "no GGUF name for {}", tensor.name);
     targets.push_back({*name, type_for(tensor, quant), tensor.shape});
+    bytes += stored_bytes(targets.back());
   }
+  require_free_disk(output, bytes + bytes / 10, "the exported model");
   GgufWriter writer(output, metadata, std::move(targets));
   write_weights(model, tensors, writer);
   writer.close();

@@ -6,6 +6,7 @@
 #include "checkpoints/gguf/writer.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
+#include "tools/export/mark.h"
 #include "tools/export/merge.h"
 
 namespace tune {
@@ -25,8 +26,7 @@ std::string gguf_lora_name(const std::string& name) {
 
 void write_factor(const AdapterFolder& adapter, const TensorInfo& info, std::int64_t head_dim,
                   const std::string& target, GgufWriter& writer) {
-  std::vector<float> values(static_cast<std::size_t>(element_count(info)));
-  adapter.read(info.name, Dtype::fp32, std::as_writable_bytes(std::span(values)));
+  std::vector<float> values = read_factor(adapter, info.name);
   if (info.name.ends_with(kB) && rows_are_permuted(info.name))  // the rows of B are those of the weight
     permute_rows_for_gguf(values, info.shape.back(), head_dim);
   writer.write_tensor(target, std::as_bytes(std::span(values)));
@@ -48,6 +48,7 @@ void export_gguf_lora(const BaseModel& base, const std::filesystem::path& adapte
   const GgufMetadata metadata = {{"general.architecture", "llama"},
                                  {"general.type", "adapter"},
                                  {"general.name", adapter_folder.filename().string()},
+                                 {kExportMarkKey, "gguf-lora"},
                                  {"adapter.type", "lora"},
                                  {"adapter.lora.alpha", static_cast<float>(alpha)}};
   std::vector<GgufTensorInfo> targets;

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "checkpoints/peft/adapter_config.h"
+#include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/lookup.h"
 #include "recipes/schema/reader.h"
@@ -44,6 +44,7 @@ void choose_adapter(Recipe& recipe, const std::string& adapter) {
   recipe.adapter = {};
   recipe.adapter.type = AdapterType::none;
   if (folder == "none") return;
+  folder = adapter_folder(folder);
   const AdapterConfig config = read_adapter_config(folder);
   recipe.adapter = {.type = AdapterType::lora,
                     .lora_r = config.r,
