@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
+#include "checkpoints/files/file_system.h"
 #include "checkpoints/files/output_lock.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/training/restore.h"
@@ -80,6 +82,8 @@ class Run {
   void restore(const ResumeOption& resume);
   void log(const StepOutcome& outcome, double seconds);
   bool evaluate_when_due();
+  TrainingState state(std::vector<at::Tensor>& host);
+  void require_disk();
   void save();
   void save_adapter() const;
   std::optional<std::vector<std::string>> sample_answers();
@@ -95,7 +99,7 @@ class Run {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Reporter> reporter_;
-  std::int64_t step_ = 0, resumed_from_ = 0;
+  std::int64_t step_ = 0, resumed_from_ = 0, saved_ = -1;
   std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
 };
 
@@ -103,7 +107,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
     : recipe_(recipe),
       folder_(recipe.output_dir),
       lock_(folder_),
-      inputs_(open_inputs(recipe)),
+      inputs_(open_inputs(recipe, Purpose::training)),
       loader_(*inputs_.train_rows, recipe.data, recipe.train),
       plan_(make_plan(recipe, inputs_.base.config, &loader_)),
       record_(recipe, inputs_, plan_) {
@@ -112,6 +116,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
   decoder_ = load_decoder(inputs_.base, options);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   restore(resume);
+  require_disk();
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
@@ -128,8 +133,9 @@ void Run::restore(const ResumeOption& resume) {
   remove_leftovers(folder_ / "export");
   if (resume.mode == ResumeOption::Mode::never) {
     remove_checkpoints(folder_);
-    // An older run's result beside this one's recipe would be taken for this one's.
+    // An older run's result or curves beside this one's recipe would be taken for this one's.
     if (std::filesystem::exists(folder_ / "final")) remove_atomically(folder_ / "final");
+    remove_event_files(folder_ / "tensorboard");
     return;
   }
   std::vector<std::string> warnings;
@@ -177,7 +183,8 @@ RunResult Run::train() {
   for (std::size_t i = 0; after && i < after->size(); ++i)
     result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], (*after)[i]});
   result.interrupted = !after;
-  if (result.interrupted) save();
+  const UninterruptedWrite until_the_end;
+  if (result.interrupted && saved_ != step_) save();
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
@@ -219,17 +226,37 @@ bool Run::evaluate_when_due() {
   return true;
 }
 
-void Run::save() {
+// host: keeps copies alive.
+TrainingState Run::state(std::vector<at::Tensor>& host) {
   TrainingState state;
   state.step = step_;
-  std::vector<at::Tensor> host;
   state.weights = trained_bytes(decoder_->trained(), host);
   state.optimizer = optimizer_->state();
   state.facts = record_.facts();
   state.facts["tokens"] = std::to_string(tokens_);
   state.facts["trained_tokens"] = std::to_string(trained_tokens_);
+  return state;
+}
+
+// A disk that is too small is found before the first step, not after a night.
+void Run::require_disk() {
+  const std::int64_t every = recipe_.save.save_steps > 0 ? recipe_.save.save_steps : plan_.steps;
+  const std::int64_t to_come = (plan_.steps + every - 1) / every - step_ / every, limit = recipe_.save.save_total_limit;
+  const auto there = static_cast<std::int64_t>(list_checkpoints(folder_).size());
+  // The oldest goes when the newest is whole: for a moment there is one more than the limit.
+  const std::int64_t more = limit > 0 ? std::min(to_come, std::max<std::int64_t>(limit + 1 - there, 1)) : to_come;
+  if (step_ == plan_.steps || more < 1) return;
+  std::vector<at::Tensor> host;
+  const std::uint64_t bytes = static_cast<std::uint64_t>(more) * checkpoint_bytes(state(host));
+  require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
+}
+
+void Run::save() {
+  const UninterruptedWrite to_its_end;
+  std::vector<at::Tensor> host;
   const bool full = recipe_.adapter.type == AdapterType::none;
-  save_checkpoint(folder_, state, full ? std::nullopt : std::optional(adapter_config(recipe_)));
+  save_checkpoint(folder_, state(host), full ? std::nullopt : std::optional(adapter_config(recipe_)));
+  saved_ = step_;
   retain_checkpoints(folder_, recipe_.save.save_total_limit);
 }
 

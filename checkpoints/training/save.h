@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 
@@ -6,6 +7,9 @@
 #include "checkpoints/training/state.h"
 
 namespace tune {
+
+/// What a checkpoint of this state takes on the disk, at most.
+std::uint64_t checkpoint_bytes(const TrainingState& state);
 
 /// Writes output_dir/checkpoint-<step>, visible under that name only when all of it is on disk: the weights (as a PEFT
 /// adapter when `adapter` is given, else model shards), optimizer.safetensors, state.json, manifest.json last.
