@@ -173,7 +173,8 @@ class TemporaryFolder {
 
 std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vector<DatasetOptions>& which,
                                        bool evaluation, const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                                       Stage stage, std::int64_t model_max_length, AuditCounts* counts) {
+                                       Stage stage, std::int64_t model_max_length,
+                                       const std::filesystem::path& finished, AuditCounts* counts) {
   check_max_length(data.max_length, model_max_length);
   if (which.empty()) throw Error{Fault::recipe, Place{}, "no data set is named", "write data.datasets: [{path: FILE}]"};
   const Part part = evaluation ? Part::evaluation : Part::training;
@@ -182,15 +183,15 @@ std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vecto
   std::vector<std::string> files;
   for (const DatasetOptions& options : which) files.push_back(options.path);
 
-  std::optional<TemporaryFolder> temporary;
-  if (data.cache_dir.empty()) temporary.emplace();
-  const std::string key = cache_key(which, part, encoder);
-  const std::filesystem::path path =
-      (temporary ? temporary->path() : std::filesystem::path(data.cache_dir)) / (key + ".tokens");
-
-  OpenedCache cache = open_token_cache(path, key, files);
+  const std::string key = cache_key(which, part, encoder), name = key + ".tokens";
+  const std::filesystem::path folder = data.cache_dir.empty() ? finished : std::filesystem::path(data.cache_dir);
+  std::filesystem::path path = folder / name;
+  OpenedCache cache;
+  if (!folder.empty()) cache = open_token_cache(path, key, files);
   if (!cache.problem.empty()) tell("{}: {}; it is made again\n", path.string(), cache.problem);
+  std::optional<TemporaryFolder> temporary;
   if (cache.dataset == nullptr) {
+    if (data.cache_dir.empty()) path = temporary.emplace().path() / name;
     write_cache(path, key, which, part, encoder);
     cache = open_token_cache(path, key, files);
     TUNE_CHECK(cache.dataset != nullptr, "{}: {}", path.string(), cache.problem);

@@ -33,7 +33,11 @@ void warn_of_foreign_template(const ChatTemplate& chat_template, const Tokenizer
 
 }  // namespace
 
-Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
+std::filesystem::path token_cache_of(const Recipe& recipe) {
+  return std::filesystem::path(recipe.output_dir) / "cache";
+}
+
+Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
   Inputs inputs;
   inputs.base = open_base_model(recipe.model.base_model);
   inputs.tokenizer = open_tokenizer(inputs.base.path);
@@ -47,12 +51,13 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
   inputs.chat_template = &find_template(recipe.data.chat_template);
   if (recipe.stage != Stage::pretrain) warn_of_foreign_template(*inputs.chat_template, *inputs.tokenizer);
   DataOptions data = recipe.data;
-  if (data.cache_dir.empty() && with_train_rows) data.cache_dir = recipe.output_dir + "/cache";
+  const std::filesystem::path of_run = token_cache_of(recipe);
+  if (data.cache_dir.empty() && purpose == Purpose::training) data.cache_dir = of_run.string();
   const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
     return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage,
-                    inputs.base.config.max_position_embeddings);
+                    inputs.base.config.max_position_embeddings, of_run);
   };
-  if (with_train_rows) inputs.train_rows = rows(recipe.data.datasets, false);
+  if (purpose != Purpose::evaluation) inputs.train_rows = rows(recipe.data.datasets, false);
   if (!recipe.data.eval_datasets.empty()) inputs.evaluation_rows = rows(recipe.data.eval_datasets, true);
   return inputs;
 }

@@ -11,6 +11,7 @@
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
+#include "train/inputs.h"
 
 namespace tune {
 namespace {
@@ -29,7 +30,7 @@ Tokenised tokenised(const Recipe& recipe, bool evaluation) {
     throw Error{Fault::recipe, {recipe.file}, "the recipe has no data.eval_datasets", "leave --eval off, or add one"};
   Tokenised result{open_tokenizer(recipe.model.base_model), nullptr, {}};
   result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, find_template(recipe.data.chat_template),
-                         recipe.stage, 0, &result.counts);
+                         recipe.stage, 0, token_cache_of(recipe), &result.counts);
   return result;
 }
 
@@ -159,8 +160,7 @@ int data_verb(const std::vector<std::string>& arguments) {
     return 0;
   const std::string action = has_action ? arguments.front() : "";
   check_action(action);
-  Recipe recipe = recipe_argument(values);
-  if (recipe.data.cache_dir.empty()) recipe.data.cache_dir = recipe.output_dir + "/cache";
+  const Recipe recipe = recipe_argument(values);
   const bool as_json = values.count("json") != 0;
   const Tokenised data = tokenised(recipe, values.count("eval") != 0);
   if (action == "stats") {
