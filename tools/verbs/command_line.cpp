@@ -44,7 +44,7 @@ int print_help() {
   fmt::print(
       "\ntune VERB --help says more, tune --version which LibTorch is used.\n"
       "Exit codes: 0 done, 1 failed while running, 2 bad command line or recipe, 3 bad data or model files,\n"
-      "4 does not fit in memory, 5 a verification failed, 75 interrupted and resumable.\n");
+      "4 does not fit in memory, 75 interrupted and resumable.\n");
   return 0;
 }
 

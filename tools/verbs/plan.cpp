@@ -5,6 +5,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
+#include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
@@ -52,7 +53,17 @@ void require_room(const Plan& plan, std::int64_t room) {
   tell("fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
 }
 
+/// Everything that a run checks before its first step.
+Plan checked_plan(const Recipe& recipe) {
+  const Inputs inputs = open_inputs(recipe, Purpose::planning);
+  check_exports(recipe, inputs.base);
+  const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
+  return make_plan(recipe, inputs.base.config, &loader);
+}
+
 }  // namespace
+
+void print_plan(const Recipe& recipe) { print_table(checked_plan(recipe)); }
 
 int plan_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
@@ -66,10 +77,7 @@ int plan_verb(const std::vector<std::string>& arguments) {
                        "Checks recipe, data and model and prints what is known before the first step.",
                        "tune plan --recipe quickstart --device-memory 8GiB", options, values))
     return 0;
-  const Recipe recipe = recipe_argument(values);
-  const Inputs inputs = open_inputs(recipe);
-  const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
-  const Plan plan = make_plan(recipe, inputs.base.config, &loader);
+  const Plan plan = checked_plan(recipe_argument(values));
   values.count("json") != 0 ? print_json(plan) : print_table(plan);
   if (values.count("device-memory") != 0)
     require_room(plan, parse_bytes(values["device-memory"].as<std::string>(), "--device-memory"));
