@@ -11,6 +11,7 @@ namespace {
 
 constexpr auto kNumbers = std::to_array<std::pair<const char*, std::int64_t SourceCounts::*>>({
     {"rows", &SourceCounts::rows},
+    {"refused", &SourceCounts::refused},
     {"kept", &SourceCounts::kept},
     {"pieces", &SourceCounts::pieces},
     {"dropped_too_long", &SourceCounts::dropped_too_long},

@@ -10,6 +10,7 @@ namespace tune {
 struct SourceCounts {
   std::string file;
   std::int64_t rows = 0;               // read, without those held out
+  std::int64_t refused = 0;            // can't be used; they end the command and aren't among the rows
   std::int64_t kept = 0;               // rows of which at least a piece is trained on
   std::int64_t pieces = 0;             // documents they became; more than kept only under overflow: split
   std::int64_t dropped_too_long = 0;   // overflow: drop
@@ -24,7 +25,6 @@ struct SourceCounts {
   double trained_share() const;  // of the tokens, 0 when there are none
 };
 
-/// Refused rows end the command, so there are none to count here.
 struct AuditCounts {
   std::vector<SourceCounts> sources;  // as in the recipe
   /// Documents by length: histogram[k] counts those with 2^k ... 2^(k+1) - 1 tokens.

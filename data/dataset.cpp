@@ -24,16 +24,31 @@ namespace {
 
 using Chunk = std::vector<Record>;
 
+// What a thread makes of a record: fitted, but for a text in parts, which is put together in order.
 struct EncodedRecord {
-  Encoded encoded;
+  Encoded fitted;
+  Row part_ids;
+  TextPart part;
   Place place;
 };
 using EncodedChunk = std::vector<EncodedRecord>;
 
+EncodedRecord encoded(const Record& record, const Encoder& encoder) {
+  EncodedRecord result{{}, {}, record.part, record.place};
+  try {
+    result.part_ids = encode(record, encoder);
+    if (record.part == TextPart::whole) result.fitted = Fitter(encoder).add(std::exchange(result.part_ids, {}), true);
+  } catch (const Error& error) {
+    if (error.fault() != Fault::data) throw;
+    result.fitted.refused = error;
+  }
+  return result;
+}
+
 // Everything that decides the rows. The first word changes when what we do with them changes.
 std::string cache_key(const std::vector<DatasetOptions>& which, Part part, const Encoder& encoder) {
   const auto& [tokenizer, chat_template, train_on, overflow, max_length] = encoder;
-  std::string facts = fmt::format("rows-1\n{} {}\n{}\n{}\n{} {} {} {}\n", tokenizer.fingerprint, tokenizer.add_bos,
+  std::string facts = fmt::format("rows-2\n{} {}\n{}\n{}\n{} {} {} {}\n", tokenizer.fingerprint, tokenizer.add_bos,
                                   chat_template.name(), chat_template.jinja(), spelling(train_on), spelling(overflow),
                                   max_length, part == Part::evaluation ? "evaluation" : "training");
   for (const DatasetOptions& options : which)
@@ -45,17 +60,36 @@ std::string cache_key(const std::vector<DatasetOptions>& which, Part part, const
 // Takes the encoded rows in the files' order: counts them, writes them, refuses what has to be refused.
 class Collector {
  public:
-  Collector(TokenCacheWriter& writer, AuditCounts& counts, RowLog& log) : writer_(writer), counts_(counts), log_(log) {}
+  Collector(const Encoder& encoder, TokenCacheWriter& writer, AuditCounts& counts, RowLog& log)
+      : encoder_(encoder), writer_(writer), counts_(counts), log_(log) {}
 
-  void begin_source(std::size_t number) {
-    source_ = number;
+  void begin_source(const std::string& path) {
+    counts_.sources.push_back({path});
     seen_.clear();
   }
 
-  void take(const EncodedRecord& record) {
-    const auto& [encoded, place] = record;
-    if (encoded.refused) return log_.refuse(place, *encoded.refused);
-    SourceCounts& counts = counts_.sources[source_];
+  void take(EncodedRecord record) {
+    Encoded& encoded = record.fitted;
+    if (begins(record.part)) kept_pieces_ = 0;
+    if (record.part == TextPart::first) text_.emplace(encoder_);
+    if (record.part != TextPart::whole) encoded = text_->add(record.part_ids, ends(record.part));
+    if (encoded.refused) return log_.refuse(record.place, *encoded.refused);
+    for (const Row& piece : encoded.pieces) write(piece, record.place);
+    if (ends(record.part)) count(encoded);
+  }
+
+ private:
+  void write(const Row& piece, const Place& place) {
+    const std::size_t source = counts_.sources.size() - 1;
+    writer_.add({piece.ids, piece.trained}, place.line, static_cast<std::int64_t>(source));
+    const std::int64_t trained =
+        std::count_if(piece.trained.begin() + 1, piece.trained.end(), [](auto t) { return t != 0; });
+    count_document(counts_, source, static_cast<std::int64_t>(piece.ids.size()), trained);
+    ++kept_pieces_;
+  }
+
+  void count(const Encoded& encoded) {
+    SourceCounts& counts = counts_.sources.back();
     ++counts.rows;
     counts.duplicates += seen_.insert(encoded.content_hash).second ? 0 : 1;
     counts.truncated += encoded.fit == Fit::truncated ? 1 : 0;
@@ -63,21 +97,16 @@ class Collector {
     if (encoded.fit == Fit::too_long)
       ++counts.dropped_too_long;
     else
-      ++(encoded.pieces.empty() ? counts.dropped_untrained : counts.kept);
-    for (const Row& piece : encoded.pieces) {
-      writer_.add({piece.ids, piece.trained}, place.line, static_cast<std::int64_t>(source_));
-      const std::int64_t trained =
-          std::count_if(piece.trained.begin() + 1, piece.trained.end(), [](auto t) { return t != 0; });
-      count_document(counts_, source_, static_cast<std::int64_t>(piece.ids.size()), trained);
-    }
+      ++(kept_pieces_ == 0 ? counts.dropped_untrained : counts.kept);
   }
 
- private:
+  const Encoder& encoder_;
   TokenCacheWriter& writer_;
   AuditCounts& counts_;
   RowLog& log_;
-  std::size_t source_ = 0;
   std::unordered_set<std::uint64_t> seen_;
+  std::optional<Fitter> text_;    // that comes in parts
+  std::int64_t kept_pieces_ = 0;  // of the row
 };
 
 std::size_t text_bytes(const Record& record) {
@@ -93,11 +122,11 @@ void encode_source(const DatasetOptions& options, Part part, const Encoder& enco
   OrderedPool<Chunk, EncodedChunk> pool(
       [&](const Chunk& chunk) {
         EncodedChunk results;
-        for (const Record& record : chunk) results.push_back({encode(record, encoder), record.place});
+        for (const Record& record : chunk) results.push_back(encoded(record, encoder));
         return results;
       },
-      [&](const EncodedChunk& results) {
-        for (const EncodedRecord& result : results) collector.take(result);
+      [&](EncodedChunk results) {
+        for (EncodedRecord& result : results) collector.take(std::move(result));
       });
   const auto source = open_source(options, part, log);
   Chunk chunk;
@@ -114,15 +143,16 @@ void encode_source(const DatasetOptions& options, Part part, const Encoder& enco
 }
 
 void write_cache(const std::filesystem::path& path, const std::string& key, const std::vector<DatasetOptions>& which,
-                 Part part, const Encoder& encoder) {
+                 Part part, const Encoder& encoder, AuditCounts& counts) {
   TokenCacheWriter writer(path, key);
-  AuditCounts counts;
+  counts = {};
   RowLog log;
-  Collector collector(writer, counts, log);
-  for (std::size_t i = 0; i < which.size(); ++i) {
-    counts.sources.push_back({which[i].path});
-    collector.begin_source(i);
-    encode_source(which[i], part, encoder, log, collector);
+  Collector collector(encoder, writer, counts, log);
+  for (const DatasetOptions& options : which) {
+    const std::int64_t before = log.count();
+    collector.begin_source(options.path);
+    encode_source(options, part, encoder, log, collector);
+    counts.sources.back().refused = log.count() - before;
   }
   log.raise();
   writer.commit(counts);
@@ -138,13 +168,6 @@ void check_not_empty(const AuditCounts& counts) {
                             source.rows, source.dropped_too_long, source.dropped_untrained),
                 "look at them with `tune data show`; raise data.max_length"};
   }
-}
-
-void check_max_length(std::int64_t max_length, std::int64_t model_max_length) {
-  if (model_max_length <= 0 || max_length <= model_max_length) return;
-  throw Error{Fault::recipe, Place{},
-              fmt::format("data.max_length is {}; the model has {} positions", max_length, model_max_length),
-              fmt::format("write data.max_length: {} or less", model_max_length)};
 }
 
 // A folder that goes with the object; what is mapped from it stays readable.
@@ -173,15 +196,16 @@ class TemporaryFolder {
 
 std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vector<DatasetOptions>& which,
                                        bool evaluation, const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                                       Stage stage, std::int64_t model_max_length,
-                                       const std::filesystem::path& finished, AuditCounts* counts) {
-  check_max_length(data.max_length, model_max_length);
+                                       Stage stage, const std::filesystem::path& finished, AuditCounts* counts) {
   if (which.empty()) throw Error{Fault::recipe, Place{}, "no data set is named", "write data.datasets: [{path: FILE}]"};
   const Part part = evaluation ? Part::evaluation : Part::training;
   const Encoder encoder{tokenizer, chat_template, stage == Stage::pretrain ? TrainOn::all : data.train_on,
                         data.overflow, data.max_length};
   std::vector<std::string> files;
-  for (const DatasetOptions& options : which) files.push_back(options.path);
+  for (const DatasetOptions& options : which) {
+    check_exists(options.path);
+    files.push_back(options.path);
+  }
 
   const std::string key = cache_key(which, part, encoder), name = key + ".tokens";
   const std::filesystem::path folder = data.cache_dir.empty() ? finished : std::filesystem::path(data.cache_dir);
@@ -192,7 +216,8 @@ std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vecto
   std::optional<TemporaryFolder> temporary;
   if (cache.dataset == nullptr) {
     if (data.cache_dir.empty()) path = temporary.emplace().path() / name;
-    write_cache(path, key, which, part, encoder);
+    AuditCounts made;
+    write_cache(path, key, which, part, encoder, counts != nullptr ? *counts : made);
     cache = open_token_cache(path, key, files);
     TUNE_CHECK(cache.dataset != nullptr, "{}: {}", path.string(), cache.problem);
   }

@@ -19,13 +19,13 @@ namespace tune {
 /// has left in `finished` is used then.
 ///
 /// evaluation: which part of a file with holdout_every is meant. stage pretrain trains on every token of every row.
-/// model_max_length: positions the model has, 0 = not known. counts, when not null, gets what became of the rows.
+/// counts, when not null, gets what became of the rows, also where some are refused and an error follows.
 ///
-/// Error{Fault::data} with file and line of refused rows (up to ten at once), for rows too long under overflow: error,
-/// and when nothing is left. Error{Fault::recipe} when max_length is beyond the model's.
+/// Error{Fault::data} with file and line of refused rows (ten are listed, all are counted), among them those too long
+/// under overflow: error; and when nothing is left.
 std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vector<DatasetOptions>& which,
                                        bool evaluation, const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                                       Stage stage, std::int64_t model_max_length,
-                                       const std::filesystem::path& finished = {}, AuditCounts* counts = nullptr);
+                                       Stage stage, const std::filesystem::path& finished = {},
+                                       AuditCounts* counts = nullptr);
 
 }  // namespace tune

@@ -21,58 +21,69 @@ Row cut(const Row& row, std::size_t begin, std::size_t end) {
           row.place};
 }
 
-Row whole_row(const Record& record, const Encoder& encoder) {
-  const std::vector<Span> spans =
-      record.messages.empty()
-          ? std::vector<Span>{{record.text, true}}
-          : encoder.chat_template.render(record.messages, encoder.tokenizer, encoder.train_on, false);
-  Row row = encode_spans(spans, encoder.tokenizer, encoder.tokenizer.add_bos);
-  row.place = record.place;
-  return row;
-}
-
-std::vector<Row> fitted(Row row, const Encoder& encoder, Fit& fit) {
-  const auto length = row.ids.size();
-  const auto most = static_cast<std::size_t>(encoder.max_length);
-  std::vector<Row> pieces;
-  if (length <= most) {
-    pieces.push_back(std::move(row));
-    return pieces;
-  }
-  switch (encoder.overflow) {
-    case Overflow::error:
-      throw Error{Fault::data, Place{}, fmt::format("the row has {} tokens; data.max_length is {}", length, most),
-                  "raise data.max_length, or choose data.overflow: truncate, split or drop"};
-    case Overflow::drop:
-      fit = Fit::too_long;
-      break;
+Fit fit_of(Overflow overflow) {
+  switch (overflow) {
     case Overflow::truncate:
-      fit = Fit::truncated;
-      pieces.push_back(cut(row, 0, most));
-      break;
+      return Fit::truncated;
     case Overflow::split:
-      fit = Fit::split;
-      for (std::size_t begin = 0; begin < length; begin += most)
-        pieces.push_back(cut(row, begin, std::min(begin + most, length)));
+      return Fit::split;
+    case Overflow::error:
+    case Overflow::drop:
       break;
   }
-  return pieces;
+  return Fit::too_long;
 }
 
 }  // namespace
 
-Encoded encode(const Record& record, const Encoder& encoder) {
-  Encoded encoded;
-  try {
-    Row row = whole_row(record, encoder);
-    if (row.ids.empty()) return encoded;
-    encoded.content_hash = XXH3_64bits(row.ids.data(), row.ids.size() * sizeof(std::int32_t));
-    encoded.pieces = fitted(std::move(row), encoder, encoded.fit);
-    std::erase_if(encoded.pieces, [](const Row& piece) { return !has_target(piece); });
-  } catch (const Error& error) {
-    if (error.fault() != Fault::data) throw;
-    encoded.refused = error;
+Row encode(const Record& record, const Encoder& encoder) {
+  const std::vector<Span> spans =
+      record.messages.empty()
+          ? std::vector<Span>{{record.text, true}}
+          : encoder.chat_template.render(record.messages, encoder.tokenizer, encoder.train_on, false);
+  Row row = encode_spans(spans, encoder.tokenizer, encoder.tokenizer.add_bos, record.part);
+  row.place = record.place;
+  return row;
+}
+
+Fitter::Fitter(const Encoder& encoder) : encoder_(encoder), hash_(XXH3_createState()) {
+  XXH3_64bits_reset(hash_.get());
+}
+
+void Fitter::FreeHash::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
+
+void Fitter::cut_full_pieces(std::vector<Row>& pieces) {
+  const auto most = static_cast<std::size_t>(encoder_.max_length);
+  std::size_t begin = 0;
+  for (; row_.ids.size() - begin > most; begin += most - 1) {
+    pieces.push_back(cut(row_, begin, begin + most));
+    row_.trained[begin + most - 1] = 0;
   }
+  row_ = cut(row_, begin, row_.ids.size());
+}
+
+Encoded Fitter::add(const Row& ids, bool last) {
+  Encoded encoded;
+  row_.place = ids.place;
+  row_.ids.insert(row_.ids.end(), ids.ids.begin(), ids.ids.end());
+  row_.trained.insert(row_.trained.end(), ids.trained.begin(), ids.trained.end());
+  length_ += ids.ids.size();
+  XXH3_64bits_update(hash_.get(), ids.ids.data(), ids.ids.size() * sizeof(std::int32_t));
+
+  const auto most = static_cast<std::size_t>(encoder_.max_length);
+  const bool fits = length_ <= most;
+  if (!fits && encoder_.overflow == Overflow::split) cut_full_pieces(encoded.pieces);
+  if (row_.ids.size() > most) row_ = cut(row_, 0, most);
+  if (last) {
+    encoded.content_hash = XXH3_64bits_digest(hash_.get());
+    if (!fits && encoder_.overflow == Overflow::error)
+      encoded.refused =
+          Error{Fault::data, Place{}, fmt::format("the row has {} tokens; data.max_length is {}", length_, most),
+                "raise data.max_length, or choose data.overflow: truncate, split or drop"};
+    if (!fits) encoded.fit = fit_of(encoder_.overflow);
+    if (encoded.fit != Fit::too_long && !row_.ids.empty()) encoded.pieces.push_back(std::move(row_));
+  }
+  std::erase_if(encoded.pieces, [](const Row& piece) { return !has_target(piece); });
   return encoded;
 }
 

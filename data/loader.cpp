@@ -123,21 +123,14 @@ std::vector<PackedBatch> Loader::step(std::int64_t step) const {
   return batches;
 }
 
-std::vector<SourcedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
-                                             std::int64_t max_tokens_per_batch) {
-  std::vector<SourcedBatch> batches;
-  std::int64_t rows = 0;
-  for (std::int64_t i = 0; i < dataset.size(); ++i) {
-    const bool fits = !batches.empty() && batches.back().source == dataset.source(i) && rows < rows_per_batch &&
-                      batches.back().rows.tokens() + dataset.length(i) <= max_tokens_per_batch;
-    if (!fits) {
-      batches.push_back({dataset.source(i), {}});
-      rows = 0;
-    }
-    append_document(batches.back().rows, dataset.row(i));
-    ++rows;
-  }
-  return batches;
+std::optional<SourcedBatch> EvaluationBatches::next() {
+  if (row_ == dataset_.size()) return std::nullopt;
+  SourcedBatch batch{dataset_.source(row_), {}};
+  const std::int64_t first = row_;
+  do append_document(batch.rows, dataset_.row(row_++));
+  while (row_ < dataset_.size() && dataset_.source(row_) == batch.source && row_ - first < rows_per_batch_ &&
+         batch.rows.tokens() + dataset_.length(row_) <= max_tokens_per_batch_);
+  return batch;
 }
 
 }  // namespace tune

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "data/batch.h"
@@ -74,9 +75,19 @@ struct SourcedBatch {
   PackedBatch rows;
 };
 
-/// The whole data set in its own order, for evaluation: at most `rows_per_batch` documents a batch and, as far as rows
-/// are not longer, max_tokens_per_batch tokens (packing has no say here).
-std::vector<SourcedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
-                                             std::int64_t max_tokens_per_batch);
+/// The whole data set in its own order, for evaluation, a batch at a time: at most rows_per_batch documents and, as far
+/// as rows are not longer, max_tokens_per_batch tokens (packing has no say here). The data set must outlive it.
+class EvaluationBatches {
+ public:
+  EvaluationBatches(const TokenDataset& dataset, std::int64_t rows_per_batch, std::int64_t max_tokens_per_batch)
+      : dataset_(dataset), rows_per_batch_(rows_per_batch), max_tokens_per_batch_(max_tokens_per_batch) {}
+
+  std::optional<SourcedBatch> next();  // nothing at the end
+
+ private:
+  const TokenDataset& dataset_;
+  const std::int64_t rows_per_batch_, max_tokens_per_batch_;
+  std::int64_t row_ = 0;
+};
 
 }  // namespace tune

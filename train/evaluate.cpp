@@ -14,11 +14,12 @@ std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset
   decoder.no_dropout();
   Evaluation evaluation;
   constexpr std::int64_t kMaxTokens = 8192;  // a batch; keeps evaluation's memory below training's
-  for (const SourcedBatch& batch : evaluation_batches(dataset, rows_per_batch, kMaxTokens)) {
+  EvaluationBatches batches(dataset, rows_per_batch, kMaxTokens);
+  while (const std::optional<SourcedBatch> batch = batches.next()) {
     if (stop_requested() != 0) return std::nullopt;
-    const Loss loss = supervised_loss(decoder, batch.rows, 1.0, false);
+    const Loss loss = supervised_loss(decoder, batch->rows, 1.0, false);
     for (Score* score :
-         {&evaluation.total, &evaluation.sources[sources[static_cast<std::size_t>(batch.source)].path]}) {
+         {&evaluation.total, &evaluation.sources[sources[static_cast<std::size_t>(batch->source)].path]}) {
       score->loss_sum += loss.sum;
       score->tokens += loss.trained_tokens;
     }

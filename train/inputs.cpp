@@ -22,15 +22,6 @@ std::vector<std::int32_t> stop_ids(const Inputs& inputs) {
   return ids;
 }
 
-void warn_of_foreign_template(const ChatTemplate& chat_template, const Tokenizer& tokenizer) {
-  const std::string_view end = chat_template.end_of_turn();
-  if (!end.empty() && !tokenizer.token_id(end))
-    tell(
-        "warning: the tokenizer has no token {}, so that template {} spells it in pieces and answers end late; "
-        "choose another data.chat_template: zephyr, llama2, alpaca\n",
-        end, chat_template.name());
-}
-
 }  // namespace
 
 std::filesystem::path token_cache_of(const Recipe& recipe) {
@@ -48,14 +39,20 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
         fmt::format("the tokenizer has {} ids, the model has rows for {}", inputs.tokenizer->vocab_size(),
                     inputs.base.config.vocab_size),
         "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
+  const std::int64_t positions = inputs.base.config.max_position_embeddings;
+  if (recipe.data.max_length > positions)
+    throw Error{Fault::recipe, recipe.place_of("data.max_length"),
+                fmt::format("data.max_length is {}; the model has {} positions", recipe.data.max_length, positions),
+                fmt::format("write max_length: {} or less", positions)};
   inputs.chat_template = &find_template(recipe.data.chat_template);
-  if (recipe.stage != Stage::pretrain) warn_of_foreign_template(*inputs.chat_template, *inputs.tokenizer);
+  if (const std::string warning = inputs.chat_template->warning(*inputs.tokenizer);
+      recipe.stage != Stage::pretrain && !warning.empty())
+    tell("warning: {}\n", warning);
   DataOptions data = recipe.data;
   const std::filesystem::path of_run = token_cache_of(recipe);
   if (data.cache_dir.empty() && purpose == Purpose::training) data.cache_dir = of_run.string();
   const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
-    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage,
-                    inputs.base.config.max_position_embeddings, of_run);
+    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage, of_run);
   };
   if (purpose != Purpose::evaluation) inputs.train_rows = rows(recipe.data.datasets, false);
   if (!recipe.data.eval_datasets.empty()) inputs.evaluation_rows = rows(recipe.data.eval_datasets, true);

@@ -106,6 +106,8 @@ class Csv final : public FieldReader {
 
 }  // namespace
 
-std::unique_ptr<FieldReader> open_csv(const std::string& path, RowLog& log) { return std::make_unique<Csv>(path, log); }
+std::unique_ptr<FieldReader> open_csv(const DatasetOptions& options, RowLog& log) {
+  return std::make_unique<Csv>(options.path, log);
+}
 
 }  // namespace tune

@@ -57,7 +57,16 @@ class GzipBytes final : public ByteReader {
   }
 
  private:
+  // Tape drives and block devices fill the last block up.
+  bool only_padding_is_left() const {
+    return std::all_of(rest_.begin(), rest_.end(), [](std::byte byte) { return byte == std::byte{0}; });
+  }
+
   void inflate_some() {
+    if (member_ended_ && only_padding_is_left()) {
+      rest_ = {};
+      return;
+    }
     if (member_ended_) inflateReset(&stream_);
     member_ended_ = false;
     const auto given = static_cast<uInt>(std::min<std::size_t>(rest_.size(), std::numeric_limits<uInt>::max()));
@@ -115,24 +124,6 @@ std::unique_ptr<ByteReader> open_bytes(const std::filesystem::path& path) {
   if (path.extension() == ".gz") return std::make_unique<GzipBytes>(std::move(file));
   if (path.extension() == ".zst") return std::make_unique<ZstdBytes>(std::move(file));
   return std::make_unique<PlainBytes>(std::move(file));
-}
-
-std::string read_unpacked(const std::filesystem::path& path, std::size_t max_bytes) {
-  const auto bytes = open_bytes(path);
-  std::string text;
-  constexpr std::size_t kPiece = std::size_t{1} << 20;
-  for (std::size_t length = 0;;) {
-    text.resize(length + kPiece);
-    const std::size_t count = bytes->read({text.data() + length, kPiece});
-    length += count;
-    text.resize(length);
-    if (count == 0) return text;
-    if (length > max_bytes)
-      throw Error{Fault::data,
-                  {path.string()},
-                  fmt::format("is longer than {} MiB", max_bytes >> 20),
-                  "write its rows as .jsonl, which is read row by row"};
-  }
 }
 
 std::filesystem::path without_packing(const std::filesystem::path& path) {

@@ -12,17 +12,14 @@ class ByteReader {
  public:
   virtual ~ByteReader() = default;
 
-  /// Fills the buffer as far as there are bytes; returns how many, 0 at the end. Error{Fault::data} when the packed
-  /// data is damaged or ends too early.
+  /// Puts what comes next at the buffer's beginning, at least a byte; returns how many, 0 at the end.
+  /// Error{Fault::data} when the packed data is damaged or ends too early.
   virtual std::size_t read(std::span<char> buffer) = 0;
 };
 
-/// .gz (several members in a row too) and .zst (several frames too) are unpacked, any other name is read as it is.
-/// Error{Fault::data} when it can't be opened or isn't a regular file.
+/// .gz (several members in a row too, zeros behind the last) and .zst (several frames too) are unpacked, any other name
+/// is read as it is. Error{Fault::data} when it can't be opened or isn't a regular file.
 std::unique_ptr<ByteReader> open_bytes(const std::filesystem::path& path);
-
-/// The whole of a file. Error{Fault::data} when it is longer than max_bytes unpacked.
-std::string read_unpacked(const std::filesystem::path& path, std::size_t max_bytes);
 
 /// Without .gz or .zst: "rows.jsonl.gz" -> "rows.jsonl".
 std::filesystem::path without_packing(const std::filesystem::path& path);

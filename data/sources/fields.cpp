@@ -4,11 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 
 #include "recipes/schema/problems.h"
-#include "recipes/schema/spelling.h"
-#include "recipes/schema/suggest.h"
 
 namespace tune {
 
@@ -30,6 +27,12 @@ std::string name_in_file(const DatasetOptions& options, const std::string& name)
 Field* find(Fields& fields, std::string_view name) {
   const auto found = std::find_if(fields.rbegin(), fields.rend(), [&](const Field& f) { return f.name == name; });
   return found == fields.rend() ? nullptr : &*found;
+}
+
+// The same, but null is as good as nothing.
+Field* given(Fields& fields, std::string_view name) {
+  Field* field = find(fields, name);
+  return field == nullptr || field->kind == FieldKind::nothing ? nullptr : field;
 }
 
 std::string described(FieldKind kind) {
@@ -91,12 +94,12 @@ struct ChatNames {
 };
 
 ChatNames chat_names(Fields& fields, const DatasetOptions& options) {
-  const bool sharegpt = options.field_names.count("messages") == 0 && find(fields, "messages") == nullptr &&
-                        find(fields, "conversations") != nullptr;
+  const bool sharegpt = options.field_names.count("messages") == 0 && given(fields, "messages") == nullptr &&
+                        given(fields, "conversations") != nullptr;
   ChatNames names{sharegpt ? "conversations" : name_in_file(options, "messages"), name_in_file(options, "role"),
                   name_in_file(options, "content")};
   Field* list = find(fields, names.messages);
-  const bool from_value = list != nullptr && !list->items.empty() && find(list->items.front(), "from") != nullptr;
+  const bool from_value = list != nullptr && !list->items.empty() && given(list->items.front(), "from") != nullptr;
   if (from_value && options.field_names.count("role") == 0) names.role = "from";
   if (from_value && options.field_names.count("content") == 0) names.content = "value";
   return names;
@@ -142,27 +145,27 @@ std::vector<Message> chat_messages(Fields& fields, const DatasetOptions& options
 // The heading by which the template alpaca knows that there is an input.
 std::string alpaca_question(Fields& fields, const DatasetOptions& options) {
   std::string question = take_text(fields, options, "instruction");
-  const Field* input = find(fields, name_in_file(options, "input"));
-  if (input == nullptr || input->kind == FieldKind::nothing) return question;
+  if (given(fields, name_in_file(options, "input")) == nullptr) return question;
   const std::string text = take_text(fields, options, "input");
   return text.empty() ? question : question + "\n\n### Input:\n" + text;
 }
 
-std::vector<std::string> names_of(DatasetType type) {
-  switch (type) {
+}  // namespace
+
+std::vector<std::string> wanted_fields(const DatasetOptions& options) {
+  const auto in_file = [&](const char* name) { return name_in_file(options, name); };
+  switch (options.type) {
     case DatasetType::chat:
-      return {"messages", "role", "content"};
+      return {in_file("messages"), "conversations"};
     case DatasetType::alpaca:
-      return {"instruction", "input", "output"};
+      return {in_file("instruction"), in_file("input"), in_file("output")};
     case DatasetType::prompt_completion:
-      return {"prompt", "completion"};
+      return {in_file("prompt"), in_file("completion")};
     case DatasetType::text:
-      return {"text"};
+      return {in_file("text")};
   }
   return {};
 }
-
-}  // namespace
 
 Record make_record(Fields fields, const DatasetOptions& options) {
   Record record;
@@ -180,20 +183,10 @@ Record make_record(Fields fields, const DatasetOptions& options) {
       break;
     case DatasetType::text:
       record.text = take_answer(fields, options, "text");
+      record.part = find(fields, name_in_file(options, "text"))->part;
       break;
   }
   return record;
-}
-
-void check_field_names(const DatasetOptions& options) {
-  const std::vector<std::string> known = names_of(options.type);
-  for (const auto& [ours, theirs] : options.field_names) {
-    if (std::find(known.begin(), known.end(), ours) != known.end()) continue;
-    throw Error{Fault::recipe, Place{},
-                fmt::format("field_names of {} has {}; a data set of type {} has {}", options.path, in_quotes(ours),
-                            spelling(options.type), one_of(known)),
-                "our name comes first: field_names: {" + known.front() + ": name in the file}"};
-  }
 }
 
 }  // namespace tune

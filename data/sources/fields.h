@@ -21,7 +21,8 @@ struct Field {
   std::string name;
   FieldKind kind = FieldKind::nothing;
   std::string text;
-  std::vector<Fields> items;  // of a list; an element that is no object has no fields
+  std::vector<Fields> items;        // of a list; an element that is no object has no fields
+  TextPart part = TextPart::whole;  // of the text; the next row goes on with what is not the last
 };
 
 /// Reads the rows of one file format, in the file's order.
@@ -34,18 +35,19 @@ class FieldReader {
   virtual bool next(Fields& fields, Place& place) = 0;
 };
 
-// One a file of this folder. The log must outlive the reader.
-std::unique_ptr<FieldReader> open_jsonl(const std::string& path, RowLog& log);
-std::unique_ptr<FieldReader> open_json(const std::string& path, RowLog& log);  // one array of objects, or as .jsonl
-std::unique_ptr<FieldReader> open_csv(const std::string& path, RowLog& log);
-std::unique_ptr<FieldReader> open_parquet(const std::string& path, RowLog& log);
-std::unique_ptr<FieldReader> open_text(const std::string& path, RowLog& log);  // the file is one row {text}
+// One a file of this folder; they read options.path. The log must outlive the reader.
+std::unique_ptr<FieldReader> open_jsonl(const DatasetOptions& options, RowLog& log);
+std::unique_ptr<FieldReader> open_json(const DatasetOptions& options,
+                                       RowLog& log);  // an array of objects, or as .jsonl
+std::unique_ptr<FieldReader> open_csv(const DatasetOptions& options, RowLog& log);
+std::unique_ptr<FieldReader> open_parquet(const DatasetOptions& options, RowLog& log);
+std::unique_ptr<FieldReader> open_text(const DatasetOptions& options, RowLog& log);  // the file is one row {text}
+
+/// The fields of a row, by their names in the file, that make_record looks at.
+std::vector<std::string> wanted_fields(const DatasetOptions& options);
 
 /// What the row means under the data set's type, names and roles. Error{Fault::data} without a place for a missing or
 /// mistyped field, an unknown role, a conversation without an answer, an empty answer.
 Record make_record(Fields fields, const DatasetOptions& options);
-
-/// Error{Fault::recipe} for names in options.field_names that the type doesn't have.
-void check_field_names(const DatasetOptions& options);
 
 }  // namespace tune

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <simdjson.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "data/sources/lines.h"
@@ -58,6 +59,44 @@ std::string reason_of(const nlohmann::json::parse_error& error) {
   return expected == std::string::npos ? reason : reason + "," + text.substr(expected + 1);
 }
 
+bool is_json_number(std::string_view text) {
+  const auto skip = [&](std::string_view characters) {
+    const std::size_t count = std::min(text.find_first_not_of(characters), text.size());
+    text.remove_prefix(count);
+    return count;
+  };
+  constexpr std::string_view kDigits = "0123456789";
+  if (text.starts_with('-')) text.remove_prefix(1);
+  const bool leading_zero = text.starts_with('0');
+  const std::size_t whole = skip(kDigits);
+  if (whole == 0 || (leading_zero && whole > 1)) return false;
+  if (text.starts_with('.')) {
+    text.remove_prefix(1);
+    if (skip(kDigits) == 0) return false;
+  }
+  if (text.empty() || (text[0] != 'e' && text[0] != 'E')) return text.empty();
+  text.remove_prefix(1);
+  if (text.starts_with('+') || text.starts_with('-')) text.remove_prefix(1);
+  return skip(kDigits) > 0 && text.empty();
+}
+
+// JSON sets no bounds to numbers, parsers do; and nothing that we read is a number. So each one becomes a 0 in the
+// place where it stands. What is no number stays as it is.
+std::string without_numbers(std::string text) {
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"') quoted = !quoted;
+    if (quoted && text[i] == '\\') ++i;
+    if (quoted || text[i] == '"') continue;
+    const std::size_t length = std::min(text.find_first_not_of("+-.0123456789Ee", i), text.size()) - i;
+    if (length == 0) continue;
+    if (is_json_number(std::string_view(text).substr(i, length)))
+      text.replace(i, length, "0" + std::string(length - 1, ' '));
+    i += length - 1;
+  }
+  return text;
+}
+
 // simdjson says only that something is wrong, so a slower parser looks for the place.
 [[noreturn]] void throw_broken(std::string_view text, const Place& begin, const char* reason) {
   if (const std::size_t bad = find_invalid_utf8(text); bad != std::string_view::npos)
@@ -90,7 +129,13 @@ JsonRowParser::~JsonRowParser() = default;
 
 Fields JsonRowParser::parse(std::string_view text, const Place& begin) {
   dom::element element;
-  const simdjson::error_code code = parser_->dom.parse(text.data(), text.size()).get(element);
+  simdjson::error_code code = parser_->dom.parse(text.data(), text.size()).get(element);
+  std::string numberless;
+  if (code == simdjson::NUMBER_ERROR) {
+    numberless = without_numbers(std::string(text));
+    text = numberless;
+    code = parser_->dom.parse(numberless).get(element);
+  }
   if (code == simdjson::DEPTH_ERROR)
     throw Error{Fault::data, begin, fmt::format("the row is nested deeper than {} levels", kMaxDepth), "flatten it"};
   if (code != simdjson::SUCCESS) throw_broken(text, begin, simdjson::error_message(code));

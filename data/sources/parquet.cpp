@@ -2,6 +2,11 @@
 #include <arrow/io/file.h>
 #include <fmt/format.h>
 #include <parquet/arrow/reader.h>
+#include <parquet/arrow/schema.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
 
 #include "data/sources/fields.h"
 #include "data/sources/lines.h"
@@ -29,42 +34,63 @@ template <class ListArray>
 std::vector<Fields> items_of(const arrow::Array& array, std::int64_t row) {
   const auto& list = static_cast<const ListArray&>(array);
   std::vector<Fields> items;
-  for (std::int64_t i = list.value_offset(row); i < list.value_offset(row + 1); ++i) {
+  const std::int64_t begin = list.value_offset(row), end = begin + list.value_length(row);
+  for (std::int64_t i = begin; i < end; ++i) {
     const bool is_object = list.values()->type_id() == arrow::Type::STRUCT && !list.values()->IsNull(i);
     items.push_back(is_object ? fields_of(static_cast<const arrow::StructArray&>(*list.values()), i, false) : Fields{});
   }
   return items;
 }
 
-Field field_of(const std::string& name, const arrow::Array& array, std::int64_t row, bool with_lists) {
-  Field field{name, FieldKind::other, {}, {}};
-  if (array.IsNull(row)) return {name, FieldKind::nothing, {}, {}};
+// Text may lie in a column of bytes: older writers don't say that it is text.
+std::optional<std::string> text_of(const arrow::Array& array, std::int64_t row) {
   switch (array.type_id()) {
     case arrow::Type::STRING:
-      field.text = static_cast<const arrow::StringArray&>(array).GetString(row);
-      break;
+    case arrow::Type::BINARY:
+      return static_cast<const arrow::BinaryArray&>(array).GetString(row);
     case arrow::Type::LARGE_STRING:
-      field.text = static_cast<const arrow::LargeStringArray&>(array).GetString(row);
-      break;
-    case arrow::Type::DICTIONARY: {
-      const auto& dictionary = static_cast<const arrow::DictionaryArray&>(array);
-      return field_of(name, *dictionary.dictionary(), dictionary.GetValueIndex(row), with_lists);
-    }
-    case arrow::Type::LIST:
-    case arrow::Type::LARGE_LIST:
-      field.kind = FieldKind::list;
-      if (!with_lists) return field;
-      field.items = array.type_id() == arrow::Type::LIST ? items_of<arrow::ListArray>(array, row)
-                                                         : items_of<arrow::LargeListArray>(array, row);
-      return field;
+    case arrow::Type::LARGE_BINARY:
+      return static_cast<const arrow::LargeBinaryArray&>(array).GetString(row);
+    case arrow::Type::STRING_VIEW:
+    case arrow::Type::BINARY_VIEW:
+      return static_cast<const arrow::BinaryViewArray&>(array).GetString(row);
     default:
-      return field;
+      return std::nullopt;
   }
-  field.kind = FieldKind::text;
-  if (const std::size_t bad = find_invalid_utf8(field.text); bad != std::string_view::npos)
-    throw Error{Fault::data, Place{}, fmt::format("\"{}\" holds invalid UTF-8 (byte {})", name, bad),
-                "convert the text to UTF-8"};
-  return field;
+}
+
+std::optional<std::vector<Fields>> list_of(const arrow::Array& array, std::int64_t row) {
+  switch (array.type_id()) {
+    case arrow::Type::LIST:
+      return items_of<arrow::ListArray>(array, row);
+    case arrow::Type::LARGE_LIST:
+      return items_of<arrow::LargeListArray>(array, row);
+    case arrow::Type::FIXED_SIZE_LIST:
+      return items_of<arrow::FixedSizeListArray>(array, row);
+    case arrow::Type::LIST_VIEW:
+      return items_of<arrow::ListViewArray>(array, row);
+    case arrow::Type::LARGE_LIST_VIEW:
+      return items_of<arrow::LargeListViewArray>(array, row);
+    default:
+      return std::nullopt;
+  }
+}
+
+Field field_of(const std::string& name, const arrow::Array& array, std::int64_t row, bool with_lists) {
+  if (array.IsNull(row)) return {name, FieldKind::nothing, {}, {}};
+  if (array.type_id() == arrow::Type::DICTIONARY) {
+    const auto& dictionary = static_cast<const arrow::DictionaryArray&>(array);
+    return field_of(name, *dictionary.dictionary(), dictionary.GetValueIndex(row), with_lists);
+  }
+  if (auto text = text_of(array, row)) {
+    if (const std::size_t bad = find_invalid_utf8(*text); bad != std::string_view::npos)
+      throw Error{Fault::data, Place{}, fmt::format("\"{}\" holds invalid UTF-8 (byte {})", name, bad),
+                  "convert the text to UTF-8"};
+    return {name, FieldKind::text, std::move(*text), {}};
+  }
+  if (auto items = with_lists ? list_of(array, row) : std::nullopt)
+    return {name, FieldKind::list, {}, std::move(*items)};
+  return {name, FieldKind::other, {}, {}};
 }
 
 Fields fields_of(const arrow::StructArray& rows, std::int64_t row, bool with_lists) {
@@ -74,15 +100,35 @@ Fields fields_of(const arrow::StructArray& rows, std::int64_t row, bool with_lis
   return fields;
 }
 
-// Rows are numbered from 1 where other formats have lines.
+// Page by page, and nothing ahead of its time: by default Arrow fetches whole row groups of the whole file.
+std::unique_ptr<parquet::arrow::FileReader> open_file(const std::string& path) {
+  constexpr std::int64_t kRowsAtOnce = 128;
+  parquet::ReaderProperties pages;
+  pages.enable_buffered_stream();
+  parquet::ArrowReaderProperties rows;
+  rows.set_pre_buffer(false);
+  rows.set_batch_size(kRowsAtOnce);
+  parquet::arrow::FileReaderBuilder builder;
+  const auto file = checked(arrow::io::ReadableFile::Open(path), path);
+  if (const arrow::Status opened = builder.Open(file, pages); !opened.ok()) throw_damaged(path, opened);
+  return checked(builder.properties(rows)->Build(), path);
+}
+
+// Rows are numbered from 1 where other formats have lines. Of columns that nobody wants only the names are read.
 class Parquet final : public FieldReader {
  public:
-  Parquet(const std::string& path, RowLog& log) : path_(path), log_(log) {
-    const auto file = checked(arrow::io::ReadableFile::Open(path), path);
-    reader_ = checked(parquet::arrow::OpenFile(file, arrow::default_memory_pool()), path);
-    constexpr std::int64_t kRowsAtOnce = 1024;
-    reader_->set_batch_size(kRowsAtOnce);
-    batches_ = checked(reader_->GetRecordBatchReader(), path);
+  Parquet(const DatasetOptions& options, RowLog& log)
+      : path_(options.path), log_(log), reader_(open_file(options.path)) {
+    const std::vector<std::string> wanted = wanted_fields(options);
+    const auto& columns = reader_->manifest().schema_fields;
+    std::vector<int> leaves;
+    for (const auto& column : columns) {
+      if (std::find(wanted.begin(), wanted.end(), column.field->name()) != wanted.end())
+        add_leaves(column, leaves);
+      else
+        unread_.push_back({column.field->name(), FieldKind::other, {}, {}});
+    }
+    batches_ = checked(reader_->GetRecordBatchReader(row_groups(), leaves), path_);
   }
 
   bool next(Fields& fields, Place& place) override {
@@ -94,6 +140,7 @@ class Parquet final : public FieldReader {
       place = {path_, ++number_};
       try {
         fields = fields_of(*rows_, next_in_batch_++, true);
+        fields.insert(fields.end(), unread_.begin(), unread_.end());
         return true;
       } catch (const Error& error) {
         log_.refuse(place, error);
@@ -102,6 +149,17 @@ class Parquet final : public FieldReader {
   }
 
  private:
+  static void add_leaves(const parquet::arrow::SchemaField& column, std::vector<int>& leaves) {
+    if (column.is_leaf()) leaves.push_back(column.column_index);
+    for (const auto& child : column.children) add_leaves(child, leaves);
+  }
+
+  std::vector<int> row_groups() const {
+    std::vector<int> all(static_cast<std::size_t>(reader_->num_row_groups()));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+
   bool next_batch() {
     std::shared_ptr<arrow::RecordBatch> batch;
     const arrow::Status status = batches_->ReadNext(&batch);
@@ -117,6 +175,7 @@ class Parquet final : public FieldReader {
   RowLog& log_;
   std::unique_ptr<parquet::arrow::FileReader> reader_;
   std::shared_ptr<arrow::RecordBatchReader> batches_;
+  Fields unread_;
   std::shared_ptr<arrow::StructArray> rows_;
   std::int64_t next_in_batch_ = 0;
   std::int64_t number_ = 0;
@@ -124,8 +183,8 @@ class Parquet final : public FieldReader {
 
 }  // namespace
 
-std::unique_ptr<FieldReader> open_parquet(const std::string& path, RowLog& log) {
-  return std::make_unique<Parquet>(path, log);
+std::unique_ptr<FieldReader> open_parquet(const DatasetOptions& options, RowLog& log) {
+  return std::make_unique<Parquet>(options, log);
 }
 
 }  // namespace tune

@@ -7,13 +7,16 @@
 
 namespace tune {
 
-/// The refused rows, collected so that a person sees several mistakes at once.
+/// The refused rows: all are counted, and the first ten kept so that a person sees several mistakes at once.
 class RowLog {
  public:
-  /// place: of the row; an error that knows its own place better keeps it. Raises when there are ten.
+  /// place: of the row; an error that knows its own place better keeps it.
   void refuse(const Place& place, const Error& error);
 
-  /// One Error{Fault::data} with a line a refused row, in the files' order; returns when there are none.
+  std::int64_t count() const { return count_; }
+
+  /// One Error{Fault::data} with a line a kept row, in the files' order, and the number of the others; returns when
+  /// there are none.
   void raise() const;
 
  private:
@@ -22,7 +25,10 @@ class RowLog {
     Place place;
     std::string text;  // "what; remedy"
   };
-  std::vector<Refused> refused_;
+  std::vector<Refused> first_;
+  std::int64_t count_ = 0;
+  std::int64_t files_ = 0;
+  std::string file_;
 };
 
 }  // namespace tune

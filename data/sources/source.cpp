@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <utility>
 
 #include "data/sources/decompress.h"
 #include "data/sources/fields.h"
+#include "data/sources/stretches.h"
 #include "recipes/schema/suggest.h"
 
 namespace tune {
@@ -14,7 +16,7 @@ namespace {
 
 struct Format {
   const char* extension;
-  std::unique_ptr<FieldReader> (*open)(const std::string& path, RowLog& log);
+  std::unique_ptr<FieldReader> (*open)(const DatasetOptions& options, RowLog& log);
 };
 
 constexpr std::array<Format, 5> kFormats = {{{".jsonl", open_jsonl},
@@ -23,18 +25,15 @@ constexpr std::array<Format, 5> kFormats = {{{".jsonl", open_jsonl},
                                              {".parquet", open_parquet},
                                              {".txt", open_text}}};
 
-std::unique_ptr<FieldReader> open_reader(const std::string& path, RowLog& log) {
-  if (!std::filesystem::exists(path))
-    throw Error{Fault::data,
-                {path},
-                "there is no such file",
-                "check data.datasets[].path; it is relative to where tune is started"};
+std::unique_ptr<FieldReader> open_reader(const DatasetOptions& options, RowLog& log) {
+  const std::string& path = options.path;
+  check_exists(path);
   const std::string extension = format_of(path);
   if (extension == ".parquet" && !path.ends_with(extension))
     throw Error{Fault::data, {path}, "is packed Parquet, which is read by parts and compresses itself", "unpack it"};
   std::vector<std::string> known;
   for (const Format& format : kFormats) {
-    if (extension == format.extension) return format.open(path, log);
+    if (extension == format.extension) return format.open(options, log);
     known.emplace_back(format.extension);
   }
   throw Error{Fault::data,
@@ -46,19 +45,29 @@ std::unique_ptr<FieldReader> open_reader(const std::string& path, RowLog& log) {
 class RecordSource final : public Source {
  public:
   RecordSource(const DatasetOptions& options, Part part, RowLog& log)
-      : options_(options), part_(part), log_(log), reader_(open_reader(options.path, log)) {}
+      : options_(options), part_(part), log_(log), reader_(open_reader(options, log)) {}
 
   bool next(Record& record) override {
+    if (!rest_.text.empty()) {
+      record = next_part();
+      return true;
+    }
     Fields fields;
     Place place;
     while (reader_->next(fields, place)) {
-      if (!is_wanted(index_++)) continue;
+      if (fields.empty() || begins(fields.front().part)) is_wanted_ = is_wanted(index_++);
+      if (!is_wanted_) continue;
       try {
         record = make_record(std::move(fields), options_);
         record.place = place;
+        if (record.part == TextPart::whole && record.text.size() > kStretchBytes) {
+          rest_ = std::exchange(record, {});
+          record = next_part();
+        }
         return true;
       } catch (const Error& error) {
         log_.refuse(place, error);
+        is_wanted_ = false;  // nor are the other parts
       }
     }
     return false;
@@ -70,19 +79,38 @@ class RecordSource final : public Source {
     return k <= 0 || (index % k == 0) == (part_ == Part::evaluation);
   }
 
+  Record next_part() {
+    const std::string_view rest = std::string_view(rest_.text).substr(next_);
+    const std::size_t length = stretch_end(rest, false);
+    Record record{{}, std::string(rest.substr(0, length)), text_part(next_ == 0, length == rest.size()), rest_.place};
+    next_ += length;
+    if (ends(record.part)) rest_.text.clear(), next_ = 0;
+    return record;
+  }
+
   DatasetOptions options_;
   Part part_;
   RowLog& log_;
   std::unique_ptr<FieldReader> reader_;
   std::int64_t index_ = 0;
+  bool is_wanted_ = true;
+  Record rest_;           // a long text on its way,
+  std::size_t next_ = 0;  // handed out up to here
 };
 
 }  // namespace
 
+void check_exists(const std::string& path) {
+  if (!std::filesystem::exists(path))
+    throw Error{Fault::data,
+                {path},
+                "there is no such file",
+                "check data.datasets[].path; it is relative to where tune is started"};
+}
+
 std::string format_of(const std::string& path) { return without_packing(path).extension().string(); }
 
 std::unique_ptr<Source> open_source(const DatasetOptions& options, Part part, RowLog& log) {
-  check_field_names(options);
   return std::make_unique<RecordSource>(options, part, log);
 }
 

@@ -15,16 +15,18 @@ class Source {
   virtual ~Source() = default;
 
   /// False at the end. Bad rows are refused in the log and passed over. Error{Fault::data} when the file can't be read
-  /// on, and by the log at its tenth refused row.
+  /// on.
   virtual bool next(Record& record) = 0;
 };
 
 /// Which rows of a file with holdout_every: k are wanted. Counted are all rows that could be read at all, from 0.
 enum class Part { training, evaluation };
 
-/// The log must outlive the source. Error{Fault::data} when the file is missing or of a kind not known,
-/// Error{Fault::recipe} for names in field_names that the type doesn't have.
+/// The log must outlive the source. Error{Fault::data} when the file is missing or of a kind not known.
 std::unique_ptr<Source> open_source(const DatasetOptions& options, Part part, RowLog& log);
+
+/// Error{Fault::data} when there is no such file.
+void check_exists(const std::string& path);
 
 /// The format by which the file is read: ".jsonl" for "rows.jsonl.gz".
 std::string format_of(const std::string& path);

@@ -8,15 +8,14 @@
 #include "data/templates/chat_spans.h"
 #include "data/tokenizer/utf8.h"
 #include "recipes/schema/error.h"
-#include "recipes/schema/suggest.h"
 
 namespace tune {
 
 namespace {
 
 using TemplateFunction = const ChatTemplate& (*)();
-constexpr std::array<TemplateFunction, 5> kTemplates = {zephyr_template, llama2_template, chatml_template,
-                                                        alpaca_template, none_template};
+constexpr std::array<TemplateFunction, kChatTemplates.size()> kTemplates = {
+    zephyr_template, llama2_template, chatml_template, alpaca_template, none_template};
 
 // Where each span ends in the joined text.
 std::vector<std::size_t> ends_of(const std::vector<Span>& spans) {
@@ -56,20 +55,19 @@ void ChatSpans::answer(std::string text, std::size_t message) {
   spans_.push_back({std::move(text), train_on_ != TrainOn::last || message == last_answer_});
 }
 
-std::vector<std::string> template_names() {
-  std::vector<std::string> names;
-  for (const TemplateFunction get : kTemplates) names.emplace_back(get().name());
-  return names;
+std::string ChatTemplate::warning(const Tokenizer& tokenizer) const {
+  if (end_of_turn().empty() || tokenizer.token_id(end_of_turn())) return "";
+  return fmt::format(
+      "the tokenizer has no token {}, so that template {} spells it in pieces and answers end late; "
+      "choose another data.chat_template: zephyr, llama2, alpaca",
+      end_of_turn(), name());
 }
 
 const ChatTemplate& find_template(std::string_view name) {
   for (const TemplateFunction get : kTemplates) {
     if (get().name() == name) return get();
   }
-  const std::vector<std::string> names = template_names();
-  const auto meant = nearest(name, names);
-  throw Error{Fault::recipe, Place{}, fmt::format("chat_template is \"{}\"; it must be {}", name, one_of(names)),
-              meant ? fmt::format("did you mean {}?", *meant) : "write one of these names at data.chat_template"};
+  TUNE_CHECK(false, "there is no template {}", name);
 }
 
 std::string_view recognise_template(std::string_view jinja) {
@@ -80,11 +78,11 @@ std::string_view recognise_template(std::string_view jinja) {
   return "";
 }
 
-Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos) {
+Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos, TextPart part) {
   std::string text;
   for (const Span& span : spans) text += span.text;
-  const Encoding encoding = tokenizer.encode(text);
-  const std::vector<std::size_t> ends = ends_of(spans);
+  const Encoding encoding = tokenizer.encode(text, part);
+  const std::vector<std::size_t> span_ends = ends_of(spans);
 
   Row row;
   const auto add = [&](std::int32_t id, bool trained) {
@@ -93,16 +91,16 @@ Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, boo
   };
   // A text that spells its own BOS must not get a second one.
   const bool has_bos = !encoding.ids.empty() && tokenizer.bos_id == encoding.ids.front();
-  if (add_bos && tokenizer.bos_id && !has_bos) add(*tokenizer.bos_id, false);
+  if (add_bos && begins(part) && tokenizer.bos_id && !has_bos) add(*tokenizer.bos_id, false);
   const std::size_t from = row.ids.size();
   std::size_t span = 0;
   std::vector<bool> in_prompt(encoding.ids.size());
   for (std::size_t i = 0; i < encoding.ids.size(); ++i) {
-    while (span + 1 < spans.size() && static_cast<std::size_t>(encoding.begin[i]) >= ends[span]) ++span;
+    while (span + 1 < spans.size() && static_cast<std::size_t>(encoding.begin[i]) >= span_ends[span]) ++span;
     add(encoding.ids[i], spans[span].trained);
     in_prompt[i] = spans[span].is_prompt;
   }
-  if (tokenizer.eos_id && !trained_part_is_ended(row, encoding, from, text, in_prompt, tokenizer))
+  if (ends(part) && tokenizer.eos_id && !trained_part_is_ended(row, encoding, from, text, in_prompt, tokenizer))
     add(*tokenizer.eos_id, true);
   return row;
 }

@@ -36,18 +36,20 @@ class ChatTemplate {
   virtual std::string_view jinja() const = 0;
   /// The token that ends a turn where it is not the tokenizer's EOS; else "".
   virtual std::string_view end_of_turn() const { return ""; }
+  /// What a person should know before this format is used with this tokenizer; "" where there is nothing to say.
+  virtual std::string warning(const Tokenizer& tokenizer) const;
 };
 
-/// zephyr, llama2, chatml, alpaca, none. Error{Fault::recipe} with 'did you mean' for any other name.
+/// One of kChatTemplates, which is what a recipe may name.
 const ChatTemplate& find_template(std::string_view name);
-std::vector<std::string> template_names();
 
 /// The name of the format that a model's own Jinja text speaks; "" for one that is not among ours.
 std::string_view recognise_template(std::string_view jinja);
 
 /// Encodes the joined text in one go (as transformers does), then marks as trained every token that begins in a trained
 /// span. Makes sure that every trained turn ends in a trained end-of-turn token: EOS is appended where the format has
-/// none.
-Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos);
+/// none. Of a text in parts the first alone gets a BOS, the last alone an EOS.
+Row encode_spans(const std::vector<Span>& spans, const Tokenizer& tokenizer, bool add_bos,
+                 TextPart part = TextPart::whole);
 
 }  // namespace tune

@@ -86,30 +86,36 @@ std::vector<TokenizerWithAddedTokens::Match> TokenizerWithAddedTokens::matches(c
   return found;
 }
 
-void TokenizerWithAddedTokens::encode_between(std::string_view text, std::size_t begin, std::size_t end,
+void TokenizerWithAddedTokens::encode_between(std::string_view text, std::size_t begin, std::size_t end, Before before,
                                               Encoding& encoding) const {
   std::size_t at = begin;
+  const auto encode_up_to = [&](std::size_t stop) {
+    if (at < stop) model_->encode(text.substr(at, stop - at), static_cast<std::int32_t>(at), before, encoding);
+    before = Before::added_token;
+  };
   for (const Match& match : matches(second_, text, begin, end)) {
-    if (at < match.begin) model_->encode(text.substr(at, match.begin - at), static_cast<std::int32_t>(at), encoding);
+    encode_up_to(match.begin);
     encoding.ids.push_back(match.token->id);
     encoding.begin.push_back(static_cast<std::int32_t>(match.begin));
     at = match.end;
   }
-  if (at < end) model_->encode(text.substr(at, end - at), static_cast<std::int32_t>(at), encoding);
+  encode_up_to(end);
 }
 
-Encoding TokenizerWithAddedTokens::encode(std::string_view text) const {
+Encoding TokenizerWithAddedTokens::encode(std::string_view text, TextPart part) const {
   TUNE_CHECK(text.size() < std::numeric_limits<std::int32_t>::max(), "a text of {} bytes is too long to encode at once",
              text.size());
   Encoding encoding;
   std::size_t at = 0;
+  Before before = begins(part) ? Before::nothing : Before::text;
   for (const Match& match : matches(first_, text, 0, text.size())) {
-    encode_between(text, at, match.begin, encoding);
+    encode_between(text, at, match.begin, before, encoding);
+    before = Before::added_token;
     encoding.ids.push_back(match.token->id);
     encoding.begin.push_back(static_cast<std::int32_t>(match.begin));
     at = match.end;
   }
-  encode_between(text, at, text.size(), encoding);
+  encode_between(text, at, text.size(), before, encoding);
   return encoding;
 }
 
@@ -117,7 +123,7 @@ Encoding TokenizerWithAddedTokens::encode_plain(std::string_view text) const {
   TUNE_CHECK(text.size() < std::numeric_limits<std::int32_t>::max(), "a text of {} bytes is too long to encode at once",
              text.size());
   Encoding encoding;
-  if (!text.empty()) model_->encode(text, 0, encoding);
+  if (!text.empty()) model_->encode(text, 0, Before::nothing, encoding);
   return encoding;
 }
 

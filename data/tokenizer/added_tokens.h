@@ -29,7 +29,8 @@ class TokenizerWithAddedTokens final : public Tokenizer {
   /// not have the same text there.
   TokenizerWithAddedTokens(std::unique_ptr<TextModel> model, std::vector<AddedToken> added);
 
-  Encoding encode(std::string_view text) const override;
+  using Tokenizer::encode;
+  Encoding encode(std::string_view text, TextPart part) const override;
   Encoding encode_plain(std::string_view text) const override;
   std::string decode(std::span<const std::int32_t> ids, bool skip_special) const override;
   std::int64_t vocab_size() const override;
@@ -46,7 +47,8 @@ class TokenizerWithAddedTokens final : public Tokenizer {
   };
 
   std::vector<Match> matches(const Finder& finder, std::string_view text, std::size_t begin, std::size_t end) const;
-  void encode_between(std::string_view text, std::size_t begin, std::size_t end, Encoding& encoding) const;
+  void encode_between(std::string_view text, std::size_t begin, std::size_t end, Before before,
+                      Encoding& encoding) const;
 
   std::unique_ptr<TextModel> model_;
   std::vector<AddedToken> added_;

@@ -34,7 +34,7 @@ class ByteLevelBpe final : public TextModel {
     }
   }
 
-  void encode(std::string_view text, std::int32_t offset, Encoding& encoding) const override {
+  void encode(std::string_view text, std::int32_t offset, Before, Encoding& encoding) const override {
     for (const std::string_view word : pre_tokenizer_.split(text)) {
       encode_word(word, offset + static_cast<std::int32_t>(word.data() - text.data()), encoding);
     }

@@ -25,8 +25,8 @@ constexpr const char* kFiles[] = {"tokenizer.model",   "tokenizer.json",        
                                   "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"};
 
 // All tokenizer files of the folder, with their names and lengths so that no two folders look alike.
-std::string fingerprint_of(const fs::path& folder) {
-  std::string all;
+std::string fingerprint_of(const fs::path& folder, bool is_llama_class) {
+  std::string all = is_llama_class ? "LlamaTokenizer\n" : "";
   for (const char* file : kFiles) {
     if (!fs::is_regular_file(folder / file)) continue;
     const std::string bytes = read_text(folder / file);
@@ -64,7 +64,8 @@ class FolderReader {
   explicit FolderReader(const fs::path& folder)
       : folder_(folder),
         config_(read_if_there(folder / "tokenizer_config.json")),
-        special_(read_if_there(folder / "special_tokens_map.json")) {}
+        special_(read_if_there(folder / "special_tokens_map.json")),
+        is_llama_class_(is_llama_class()) {}
 
   std::unique_ptr<Tokenizer> read() {
     const fs::path model_file = folder_ / "tokenizer.model", json_file = folder_ / "tokenizer.json";
@@ -100,11 +101,27 @@ class FolderReader {
       added_.push_back(
           {.content = piece.text, .id = static_cast<std::int32_t>(id), .special = piece.type == PieceType::control});
     }
-    if (fs::is_regular_file(json_file)) {
-      for (AddedToken& token : read_added_tokens_of_json(json_file)) added_.push_back(std::move(token));
-    }
-    model_ = make_sentencepiece(std::move(model), dummy_prefix(), file.string());
     adds_bos_ = true;
+    DummyPrefix prefix = dummy_prefix();
+    if (fs::is_regular_file(json_file)) {
+      TokenizerJsonRules rules = read_tokenizer_json_rules(json_file);
+      for (AddedToken& token : rules.added) added_.push_back(std::move(token));
+      if (!is_llama_class_) {
+        prefix = rules.prefix.value_or(prefix);
+        adds_bos_ = !rules.leading_tokens.empty();
+      }
+    }
+    model_ = make_sentencepiece(std::move(model), prefix, file.string());
+  }
+
+  // As transformers' AutoTokenizer (5.23) chooses. LlamaTokenizer takes vocabulary and merges from a tokenizer.json and
+  // puts the dummy prefix as `legacy` says; every other class, and whichever a Mistral names, does what a
+  // tokenizer.json says.
+  bool is_llama_class() const {
+    const json model = read_if_there(folder_ / "config.json");
+    const auto type = member_or<std::string>(model, "model_type", "");
+    const auto name = member_or(config_, "tokenizer_class", member_or<std::string>(model, "tokenizer_class", ""));
+    return type != "mistral" && type != "mixtral" && (name == "LlamaTokenizer" || name == "LlamaTokenizerFast");
   }
 
   // As transformers decides: `legacy` counts as false where the config doesn't say. Without any config the model's own
@@ -116,7 +133,7 @@ class FolderReader {
   }
 
   void read_json(const fs::path& file) {
-    TokenizerJson json = read_tokenizer_json(file);
+    TokenizerJson json = read_tokenizer_json(file, is_llama_class_ ? std::optional(dummy_prefix()) : std::nullopt);
     model_ = std::move(json.model);
     added_ = std::move(json.added);
     adds_bos_ = !json.leading_tokens.empty();
@@ -193,11 +210,12 @@ class FolderReader {
     }
     tokenizer.add_bos = member_or(config_, "add_bos_token", adds_bos_) && tokenizer.bos_id.has_value();
     tokenizer.chat_template = chat_template();
-    tokenizer.fingerprint = fingerprint_of(folder_);
+    tokenizer.fingerprint = fingerprint_of(folder_, is_llama_class_);
   }
 
   fs::path folder_;
   json config_, special_;
+  bool is_llama_class_;
   std::unique_ptr<TextModel> model_;
   std::vector<AddedToken> added_;
   std::map<std::string, std::string> own_special_;  // what the model itself says, where no config does
@@ -205,15 +223,6 @@ class FolderReader {
 };
 
 }  // namespace
-
-Encoding Tokenizer::encode_with_bos(std::string_view text) const {
-  Encoding encoding = encode(text);
-  if (add_bos && bos_id) {
-    encoding.ids.insert(encoding.ids.begin(), *bos_id);
-    encoding.begin.insert(encoding.begin.begin(), 0);
-  }
-  return encoding;
-}
 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& model) {
   if (fs::is_directory(model)) return FolderReader(model).read();

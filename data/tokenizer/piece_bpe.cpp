@@ -11,7 +11,7 @@ class PieceBpe final : public TextModel {
   PieceBpe(const BpeModel& model, const PieceBpeOptions& options, const std::string& name)
       : bpe_(model, name), options_(options) {}
 
-  void encode(std::string_view text, std::int32_t offset, Encoding& encoding) const override {
+  void encode(std::string_view text, std::int32_t offset, Before before, Encoding& encoding) const override {
     if (text.empty()) return;
     std::string spelled;
     std::vector<std::int32_t> source;  // of each byte of `spelled`: the offset in the text
@@ -21,7 +21,7 @@ class PieceBpe final : public TextModel {
       spelled += what;
       source.resize(spelled.size(), offset + static_cast<std::int32_t>(from));
     };
-    if (wants_prefix(text, offset)) put(kEscapedSpace, 0);
+    if (wants_prefix(text, before)) put(kEscapedSpace, 0);
     for (std::size_t i = 0; i < text.size(); ++i) put(text[i] == ' ' ? kEscapedSpace : text.substr(i, 1), i);
     for (std::size_t begin = 0; begin < spelled.size();) {
       const std::size_t end = word_end(spelled, begin);
@@ -43,9 +43,9 @@ class PieceBpe final : public TextModel {
   }
 
  private:
-  bool wants_prefix(std::string_view text, std::int32_t offset) const {
-    using Prefix = PieceBpeOptions::Prefix;
-    if (options_.prefix == Prefix::never || (options_.prefix == Prefix::text_start && offset > 0)) return false;
+  bool wants_prefix(std::string_view text, Before before) const {
+    if (options_.prefix == DummyPrefix::never || before == Before::text) return false;
+    if (options_.prefix == DummyPrefix::text_start && before != Before::nothing) return false;
     return options_.doubles_prefix || !(text.starts_with(' ') || text.starts_with(kEscapedSpace));
   }
 

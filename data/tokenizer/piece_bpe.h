@@ -9,8 +9,7 @@ namespace tune {
 
 /// How a tokenizer.json spells SentencePiece's dummy prefix.
 struct PieceBpeOptions {
-  enum class Prefix { never, text_start, every_stretch };
-  Prefix prefix = Prefix::every_stretch;
+  DummyPrefix prefix = DummyPrefix::every_stretch;
   bool doubles_prefix = true;  // also before a text that begins with a space (normalizer Prepend; Metaspace doesn't)
   bool splits_words = false;   // Metaspace with split: each space begins a word
   bool drops_leading_space = true;  // when decoding

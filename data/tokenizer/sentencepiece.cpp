@@ -29,15 +29,16 @@ class SentencePieceTextModel final : public TextModel {
       : pieces_(std::move(model.pieces)),
         drops_leading_space_(model.add_dummy_prefix && dummy_prefix != DummyPrefix::never) {
     load(at_start_, dummy_prefix == DummyPrefix::never ? without_dummy_prefix(model.bytes) : model.bytes, name);
-    if (dummy_prefix == DummyPrefix::text_start && model.add_dummy_prefix) {
+    if (drops_leading_space_) {
       load(bare_, without_dummy_prefix(std::move(model.bytes)), name);
-      later_ = &bare_;
+      inside_ = &bare_;
+      if (dummy_prefix == DummyPrefix::text_start) later_ = &bare_;
     }
     for (std::size_t id = 0; id < pieces_.size(); ++id) ids_.emplace(pieces_[id].text, static_cast<std::int32_t>(id));
   }
 
-  void encode(std::string_view text, std::int32_t offset, Encoding& encoding) const override {
-    const auto& processor = offset == 0 ? at_start_ : *later_;
+  void encode(std::string_view text, std::int32_t offset, Before before, Encoding& encoding) const override {
+    const auto& processor = before == Before::nothing ? at_start_ : before == Before::text ? *inside_ : *later_;
     sentencepiece::ImmutableSentencePieceText result;
     const auto status = processor.Encode(text, result.mutable_proto());
     TUNE_CHECK(status.ok(), "SentencePiece can't encode: {}", status.message());
@@ -72,7 +73,8 @@ class SentencePieceTextModel final : public TextModel {
   std::unordered_map<std::string_view, std::int32_t> ids_;
   bool drops_leading_space_;
   sentencepiece::SentencePieceProcessor at_start_, bare_;
-  const sentencepiece::SentencePieceProcessor* later_ = &at_start_;  // for what doesn't begin the text
+  const sentencepiece::SentencePieceProcessor* later_ = &at_start_;   // behind an added token
+  const sentencepiece::SentencePieceProcessor* inside_ = &at_start_;  // where a text goes on
 };
 
 }  // namespace

@@ -99,27 +99,26 @@ std::optional<std::vector<std::string>> word_expressions(const std::vector<json>
   return expressions;
 }
 
-PieceBpeOptions::Prefix prefix_of_metaspace(const json& part, const std::string& name) {
-  using Prefix = PieceBpeOptions::Prefix;
+DummyPrefix prefix_of_metaspace(const json& part, const std::string& name) {
   if (member_or<std::string>(part, "replacement", "") != kEscapedSpace)
     refuse(name, "the Metaspace pre-tokenizer must replace a space by U+2581");
   const std::string scheme =
       member_or<std::string>(part, "prepend_scheme", member_or(part, "add_prefix_space", true) ? "always" : "never");
-  if (scheme == "always") return Prefix::every_stretch;
-  if (scheme == "first") return Prefix::text_start;
-  if (scheme == "never") return Prefix::never;
+  if (scheme == "always") return DummyPrefix::every_stretch;
+  if (scheme == "first") return DummyPrefix::text_start;
+  if (scheme == "never") return DummyPrefix::never;
   refuse(name,
          fmt::format("the Metaspace pre-tokenizer has the prepend_scheme \"{}\"; it must be always, first or never",
                      scheme));
 }
 
 PieceBpeOptions piece_options(const json& file, const std::string& name) {
-  PieceBpeOptions options{.prefix = PieceBpeOptions::Prefix::never, .drops_leading_space = false};
+  PieceBpeOptions options{.prefix = DummyPrefix::never, .drops_leading_space = false};
   bool escapes = false;
   for (const json& part : parts_of(member(file, "normalizer"), "normalizers")) {
     const std::string type = type_of(part);
     if (type == "Prepend" && member_or<std::string>(part, "prepend", "") == kEscapedSpace) {
-      options.prefix = PieceBpeOptions::Prefix::every_stretch;
+      options.prefix = DummyPrefix::every_stretch;
     } else if (type == "Replace" && member_or<std::string>(member(part, "pattern"), "String", "") == " " &&
                member_or<std::string>(part, "content", "") == kEscapedSpace) {
       escapes = true;
@@ -138,8 +137,7 @@ PieceBpeOptions piece_options(const json& file, const std::string& name) {
   if (!escapes) refuse(name, "neither a normalizer nor a pre-tokenizer turns spaces into U+2581");
   for (const json& part : parts_of(member(file, "decoder"), "decoders")) {
     const bool strips = type_of(part) == "Strip" && member_or(part, "start", 0) == 1;
-    options.drops_leading_space |=
-        strips || (type_of(part) == "Metaspace" && options.prefix != PieceBpeOptions::Prefix::never);
+    options.drops_leading_space |= strips || (type_of(part) == "Metaspace" && options.prefix != DummyPrefix::never);
   }
   return options;
 }
@@ -179,7 +177,7 @@ std::vector<std::string> read_leading_tokens(const json& file) {
 
 }  // namespace
 
-TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
+TokenizerJson read_tokenizer_json(const std::filesystem::path& path, std::optional<DummyPrefix> prefix) {
   const std::string name = path.string();
   const json file = read_json_object(path);
   const BpeModel bpe = read_bpe(member(file, "model"), name);
@@ -190,14 +188,23 @@ TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
              fmt::format("the normalizer {} isn't known for byte-level BPE", type_of(member(file, "normalizer"))));
     result.model = make_byte_level_bpe(bpe, *expressions, name);
   } else {
-    const PieceBpeOptions options = piece_options(file, name);
+    const bool has_prefix = prefix && *prefix != DummyPrefix::never;
+    const PieceBpeOptions options =
+        prefix ? PieceBpeOptions{.prefix = *prefix, .doubles_prefix = false, .drops_leading_space = has_prefix}
+               : piece_options(file, name);
     result.model = make_piece_bpe(bpe, options, name);
   }
   return result;
 }
 
-std::vector<AddedToken> read_added_tokens_of_json(const std::filesystem::path& path) {
-  return read_added(read_json_object(path), path.string());
+TokenizerJsonRules read_tokenizer_json_rules(const std::filesystem::path& path) {
+  const json file = read_json_object(path);
+  TokenizerJsonRules rules{.added = read_added(file, path.string()), .leading_tokens = read_leading_tokens(file)};
+  try {
+    rules.prefix = piece_options(file, path.string()).prefix;
+  } catch (const Error&) {  // the tokenizer.model beside it knows how to do without
+  }
+  return rules;
 }
 
 }  // namespace tune

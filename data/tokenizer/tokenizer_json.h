@@ -1,6 +1,7 @@
 #pragma once
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,11 +18,17 @@ struct TokenizerJson {
   std::vector<std::string> leading_tokens;  // what its post-processor puts in front of a text (BOS)
 };
 
+/// prefix: given, the file has a say in vocabulary and merges only, where its BPE isn't byte-level.
 /// Error{Fault::data} with the file where it is damaged or has a model, normalizer or pre-tokenizer that isn't known:
 /// what isn't understood to the last part would give other ids.
-TokenizerJson read_tokenizer_json(const std::filesystem::path& path);
+TokenizerJson read_tokenizer_json(const std::filesystem::path& path, std::optional<DummyPrefix> prefix);
 
-/// Only its added tokens, for a folder whose text model is a tokenizer.model.
-std::vector<AddedToken> read_added_tokens_of_json(const std::filesystem::path& path);
+/// What it says to a folder whose text model is a tokenizer.model.
+struct TokenizerJsonRules {
+  std::vector<AddedToken> added;
+  std::vector<std::string> leading_tokens;
+  std::optional<DummyPrefix> prefix;  // nothing where the file isn't understood
+};
+TokenizerJsonRules read_tokenizer_json_rules(const std::filesystem::path& path);
 
 }  // namespace tune

@@ -12,6 +12,27 @@
 namespace tune {
 namespace {
 
+std::filesystem::path plain(const std::string& path) {
+  std::error_code no_working_directory;
+  const auto normal = std::filesystem::absolute(path, no_working_directory).lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
+// What a row of the type consists of, in our words.
+std::vector<std::string> names_of(DatasetType type) {
+  switch (type) {
+    case DatasetType::chat:
+      return {"messages", "role", "content"};
+    case DatasetType::alpaca:
+      return {"instruction", "input", "output"};
+    case DatasetType::prompt_completion:
+      return {"prompt", "completion"};
+    case DatasetType::text:
+      return {"text"};
+  }
+  return {};
+}
+
 // One function a sentence, named after it.
 
 void fp16_is_not_for_training(const Recipe& recipe, Reading& reading) {
@@ -113,7 +134,7 @@ void rows_are_not_trained_and_evaluated_at_once(const Recipe& recipe, Reading& r
   for (std::size_t i = 0; i < recipe.data.eval_datasets.size(); ++i) {
     const DatasetOptions& eval = recipe.data.eval_datasets[i];
     for (const DatasetOptions& train : recipe.data.datasets)
-      if (!eval.path.empty() && eval.path == train.path &&
+      if (!eval.path.empty() && plain(eval.path) == plain(train.path) &&
           (eval.holdout_every == 0 || eval.holdout_every != train.holdout_every))
         reading.problems.add(reading.place_of(fmt::format("data.eval_datasets[{}].path", i)),
                              fmt::format("{} is trained on and evaluated on", in_quotes(eval.path)),
@@ -134,6 +155,27 @@ void roles_are_system_user_assistant(const Recipe& recipe, Reading& reading) {
   check(recipe.data.eval_datasets, "eval_datasets");
 }
 
+void field_names_are_those_of_the_type(const Recipe& recipe, Reading& reading) {
+  const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
+    for (std::size_t i = 0; i < datasets.size(); ++i) {
+      const std::vector<std::string> known = names_of(datasets[i].type);
+      for (const auto& [ours, theirs] : datasets[i].field_names) {
+        if (std::find(known.begin(), known.end(), ours) != known.end()) continue;
+        const auto turned = std::find(known.begin(), known.end(), theirs);
+        const auto meant = nearest(ours, known);
+        reading.problems.add(reading.place_of(fmt::format("data.{}[{}].field_names.{}", name, i, ours)),
+                             fmt::format("field_names has {}; a data set of type {} has {}", in_quotes(ours),
+                                         spelling(datasets[i].type), one_of(known)),
+                             turned != known.end() ? fmt::format("our name comes first: {{{}: {}}}", theirs, ours)
+                             : meant               ? fmt::format("did you mean {}?", *meant)
+                                                   : "our name comes first: {" + known.front() + ": name in the file}");
+      }
+    }
+  };
+  check(recipe.data.datasets, "datasets");
+  check(recipe.data.eval_datasets, "eval_datasets");
+}
+
 void pretraining_trains_everything(const Recipe& recipe, Reading& reading) {
   if (recipe.stage == Stage::pretrain && recipe.data.train_on != TrainOn::all)
     reading.problems.add(
@@ -143,7 +185,7 @@ void pretraining_trains_everything(const Recipe& recipe, Reading& reading) {
 }
 
 void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
-  if (recipe.eval.eval_steps > 0 && recipe.data.eval_datasets.empty() && !reading.has("data.eval_datasets"))
+  if (recipe.eval.eval_steps > 0 && recipe.data.eval_datasets.empty())
     reading.problems.add(reading.place_of("eval.eval_steps"),
                          fmt::format("eval_steps is {}, but there are no data.eval_datasets", recipe.eval.eval_steps),
                          "name some, or leave eval_steps out");
@@ -179,10 +221,6 @@ void exports_can_be_written(const Recipe& recipe, Reading& reading) {
 }
 
 void output_does_not_overwrite_the_base_model(const Recipe& recipe, Reading& reading) {
-  const auto plain = [](const std::string& path) {
-    const auto normal = std::filesystem::path(path).lexically_normal();
-    return normal.has_filename() ? normal : normal.parent_path();
-  };
   if (!recipe.model.base_model.empty() && plain(recipe.output_dir) == plain(recipe.model.base_model))
     reading.problems.add(reading.place_of("output_dir"), "output_dir is the base model's folder", "name another one");
 }
@@ -199,6 +237,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   holding_out_every_row_leaves_nothing(recipe, reading);
   rows_are_not_trained_and_evaluated_at_once(recipe, reading);
   roles_are_system_user_assistant(recipe, reading);
+  field_names_are_those_of_the_type(recipe, reading);
   keys_of_data_sets_have_an_effect(recipe, reading);
   pretraining_trains_everything(recipe, reading);
   eval_steps_need_eval_datasets(recipe, reading);

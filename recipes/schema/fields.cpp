@@ -87,7 +87,7 @@ const std::vector<Row<DataOptions>>& rows() {
   static const std::vector<Row<S>> all = {
       {"chat_template",
        &S::chat_template,
-       words({"zephyr", "llama2", "chatml", "alpaca", "none"}),
+       words({kChatTemplates.begin(), kChatTemplates.end()}),
        {"template", "prompt_style", "prompt_template"},
        "prompt format"},
       {"max_length",
@@ -260,14 +260,17 @@ std::vector<FieldDoc> field_docs() {
   return docs;
 }
 
-Place Reading::place_of(std::string path) const {
+Place nearest_place(const std::map<std::string, Place>& places, std::string path) {
   while (!path.empty()) {
     if (const auto found = places.find(path); found != places.end()) return found->second;
     const std::size_t end = path.find_last_of(".[");
     path.resize(end == std::string::npos ? 0 : end);
   }
-  return places.at("");
+  const auto found = places.find("");
+  return found == places.end() ? Place{} : found->second;
 }
+
+Place Recipe::place_of(std::string path) const { return nearest_place(places, std::move(path)); }
 
 Recipe read_fields(const YamlValue& document, const std::string& file, Reading& reading) {
   Recipe recipe;

@@ -20,6 +20,9 @@ struct FieldDoc {
 };
 std::vector<FieldDoc> field_docs();
 
+/// The place of the path or, where it has none, of what is around it.
+Place nearest_place(const std::map<std::string, Place>& places, std::string path);
+
 /// What reading finds besides the recipe.
 struct Reading {
   Problems& problems;
@@ -28,7 +31,7 @@ struct Reading {
 
   bool has(const std::string& path) const { return places.count(path) > 0; }
   /// Of the key or, where it is not given, of the nearest section around it.
-  Place place_of(std::string path) const;
+  Place place_of(const std::string& path) const { return nearest_place(places, path); }
 };
 
 /// Every key of the document into its member; the rest keeps its default. Mistakes go to reading.problems.

@@ -53,6 +53,7 @@ Recipe parse_recipe(std::string_view yaml, std::string file, const std::vector<O
   problems.raise();
   for (ExportOptions& wanted : recipe.exports)
     if (!is_adapter(wanted.format)) wanted.quant = wanted.quant.value_or(kDefaultQuant);
+  recipe.places = std::move(reading.places);
   if (notes != nullptr) notes->insert(notes->end(), reading.notes.begin(), reading.notes.end());
   return recipe;
 }

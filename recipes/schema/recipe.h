@@ -1,9 +1,13 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "recipes/schema/place.h"
 
 namespace tune {
 
@@ -52,8 +56,11 @@ struct DatasetOptions {
   std::int64_t holdout_every = 0;
 };
 
+/// The prompt formats that data/templates has.
+inline constexpr std::array<std::string_view, 5> kChatTemplates = {"zephyr", "llama2", "chatml", "alpaca", "none"};
+
 struct DataOptions {
-  std::string chat_template = "chatml";  // zephyr llama2 chatml alpaca none
+  std::string chat_template = "chatml";  // one of kChatTemplates
   std::int64_t max_length = 2048;        // tokens
   Overflow overflow = Overflow::error;
   bool packing = true;
@@ -128,6 +135,10 @@ struct Recipe {
   LoggingOptions logging;
   std::vector<ExportOptions> exports;  // `export:` in YAML
   std::string output_dir = "runs/default";
+  std::map<std::string, Place> places;  // of every key given, by its path: "data.datasets[0].path"
+
+  /// Of the key or, where it is not given, of the nearest section around it.
+  Place place_of(std::string path) const;
 };
 
 }  // namespace tune

@@ -56,7 +56,9 @@ void refuse(const YamlValue& value, const Key& key, const std::string& expected,
 
 void refuse_choice(const YamlValue& value, const Key& key, const std::vector<std::string>& choices, Reading& reading) {
   std::string remedy(advice_for_value(without_positions(key.path), value.text));
-  if (remedy.empty()) {
+  if (remedy == kPlanned) {
+    remedy += fmt::format("; it may be {} now", one_of(choices));
+  } else if (remedy.empty()) {
     const auto meant = nearest(value.text, choices);
     remedy = (meant ? fmt::format("did you mean {}? ", *meant) : "") + "It may be " + one_of(choices);
     if (!meant) remedy[0] = 'i';

@@ -27,7 +27,7 @@ class Dataset : public DataTest {
 
   std::unique_ptr<TokenDataset> tokens(Stage stage = Stage::sft, AuditCounts* counts = nullptr,
                                        bool evaluation = false) const {
-    return tokenize(data_, data_.datasets, evaluation, tokenizer_, find_template(data_.chat_template), stage, 0, {},
+    return tokenize(data_, data_.datasets, evaluation, tokenizer_, find_template(data_.chat_template), stage, {},
                     counts);
   }
 
@@ -135,15 +135,62 @@ TEST_F(Dataset, SplitsIntoPiecesThatHaveATarget) {
   add("a.jsonl", pair("12345678", "abcdefghij"));
   AuditCounts counts;
   const auto rows = tokens(Stage::sft, &counts);
-  ASSERT_EQ(rows->size(), 2);  // the first piece is all prompt
-  EXPECT_EQ(row_text(*rows, 0), "abcdefgh");
-  EXPECT_EQ(row_text(*rows, 1), "ij</s>");
+  ASSERT_EQ(rows->size(), 2);                 // the first piece is all prompt
+  EXPECT_EQ(row_text(*rows, 0), "8abcdefg");  // each begins with the token before it, which it doesn't train
+  EXPECT_THAT(mask(*rows, 0), ElementsAre(0, 1, 1, 1, 1, 1, 1, 1));
+  EXPECT_EQ(row_text(*rows, 1), "ghij</s>");
+  EXPECT_THAT(mask(*rows, 1), ElementsAre(0, 1, 1, 1, 1));
+  EXPECT_EQ(counts.total().trained_tokens, 11);  // as many as if it had not been split
   EXPECT_EQ(rows->place(1).line, 1);
   EXPECT_EQ(counts.total().pieces, 2);
   EXPECT_EQ(counts.total().kept, 1);
 }
 
+TEST_F(Dataset, LosesNoTargetOfALongTextInParts) {
+  data_.max_length = 1000;
+  std::string text;
+  while (text.size() < 300000) text += "word" + std::to_string(text.size()) + " ";
+  tokenizer_.bos_id = 257;
+  tokenizer_.add_bos = true;
+  add("a.txt", text, DatasetType::text);
+  EXPECT_THAT(error_of([&] { tokens(); }),
+              HasSubstr(":1: the row has " + std::to_string(text.size() + 2) + " tokens; data.max_length is 1000; "));
+  data_.overflow = Overflow::truncate;
+  EXPECT_EQ(tokens()->size(), 1);
+  data_.overflow = Overflow::split;
+  AuditCounts counts;
+  const auto rows = tokens(Stage::sft, &counts);
+  std::vector<std::int32_t> ids;
+  for (std::int64_t i = 0; i < rows->size(); ++i) {
+    const RowView row = rows->row(i);
+    if (i > 0) {
+      EXPECT_EQ(row.ids[0], ids.back());
+      EXPECT_EQ(row.trained[0], 0);
+    }
+    ids.insert(ids.end(), row.ids.begin() + (i > 0 ? 1 : 0), row.ids.end());
+  }
+  EXPECT_EQ(ids.front(), 257);
+  EXPECT_EQ(ids.back(), 256);
+  EXPECT_EQ(tokenizer_.decode(std::span(ids).subspan(1, ids.size() - 2), false), text);
+  EXPECT_EQ(counts.total().rows, 1);
+  EXPECT_EQ(counts.total().split, 1);
+  EXPECT_EQ(counts.total().trained_tokens, static_cast<std::int64_t>(text.size()) + 1);
+}
+
 // ---- refusals
+
+TEST_F(Dataset, CountsRefusedRows) {
+  std::string rows;
+  for (int i = 0; i < 13; ++i) rows += pair("Hi", "a long answer") + pair("Hi", "Ho");
+  add("a.jsonl", rows);
+  AuditCounts counts;
+  const std::string message = error_of([&] { tokens(Stage::sft, &counts); });
+  EXPECT_THAT(message, HasSubstr("a.jsonl:19: the row has"));
+  EXPECT_THAT(message, ::testing::Not(HasSubstr("a.jsonl:21: the row has")));
+  EXPECT_THAT(message, ::testing::EndsWith("\n… and 3 more rows"));
+  EXPECT_EQ(counts.total().refused, 13);
+  EXPECT_EQ(counts.total().kept, 13);
+}
 
 TEST_F(Dataset, RefusesDataSetsWithoutRows) {
   add("a.jsonl", "\n");
@@ -162,7 +209,7 @@ TEST_F(Dataset, WithoutACacheOfItsOwnLooksIntoAFinishedOne) {
   add("a.jsonl", pair("Hi", "Ho"));
   const std::filesystem::path finished = std::exchange(data_.cache_dir, "");
   const auto look = [&] {
-    return tokenize(data_, data_.datasets, false, tokenizer_, find_template("none"), Stage::sft, 0, finished)->size();
+    return tokenize(data_, data_.datasets, false, tokenizer_, find_template("none"), Stage::sft, finished)->size();
   };
   EXPECT_EQ(look(), 1);
   EXPECT_FALSE(std::filesystem::exists(finished));
@@ -175,11 +222,11 @@ TEST_F(Dataset, WithoutACacheOfItsOwnLooksIntoAFinishedOne) {
   EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("it is made again"));
 }
 
-TEST_F(Dataset, RefusesMoreThanTheModelsPositions) {
-  add("a.jsonl", pair("Hi", "Ho"));
-  EXPECT_EQ(error_of([&] { tokenize(data_, data_.datasets, false, tokenizer_, find_template("none"), Stage::sft, 4); },
-                     Fault::recipe),
-            "data.max_length is 8; the model has 4 positions; write data.max_length: 4 or less");
+TEST_F(Dataset, NamesTheFileThatIsNotThere) {
+  data_.datasets.push_back({.path = "no/such.jsonl"});
+  EXPECT_EQ(
+      error_of([&] { tokens(); }),
+      "no/such.jsonl: there is no such file; check data.datasets[].path; it is relative to where tune is started");
 }
 
 TEST_F(Dataset, SortsRefusalsOfReadingAndOfTokenising) {
@@ -224,6 +271,19 @@ TEST_F(Dataset, IsTokenisedAgainWhenAnythingChangesThatMatters) {
   expect_new("tokenizer");
   data_.datasets[0].holdout_every = 5;
   expect_new("holdout_every");
+  tokens(Stage::sft, nullptr, true);
+  EXPECT_EQ(cache_files().size(), ++files) << "training or evaluation";
+  data_.overflow = Overflow::split;
+  expect_new("overflow");
+  data_.datasets[0].field_names = {{"prompt", "prompt"}};
+  expect_new("field_names");
+  data_.datasets[0].field_roles = {{"bot", "assistant"}};
+  expect_new("field_roles");
+  data_.datasets[0].field_names = {{"instruction", "prompt"}, {"output", "completion"}};
+  data_.datasets[0].type = DatasetType::alpaca;
+  expect_new("type");
+  data_.datasets.push_back(data_.datasets[0]);
+  expect_new("the list of data sets");
   data_.datasets[0].weight = 3;
   data_.packing = false;
   tokens();

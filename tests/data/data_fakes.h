@@ -13,7 +13,7 @@
 
 namespace tune {
 
-/// One id a byte (its value); "</s>" is 256 and EOS. Counts how often it was asked.
+/// One id a byte (its value); "</s>" is 256 and EOS.
 class ByteTokenizer final : public Tokenizer {
  public:
   ByteTokenizer() {
@@ -21,7 +21,8 @@ class ByteTokenizer final : public Tokenizer {
     eos_token = "</s>";
     fingerprint = "bytes";
   }
-  Encoding encode(std::string_view text) const override {
+  using Tokenizer::encode;
+  Encoding encode(std::string_view text, TextPart) const override {
     Encoding encoding;
     for (std::size_t i = 0; i < text.size();) {
       const bool eos = text.substr(i).starts_with(eos_token);

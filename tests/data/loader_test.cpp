@@ -170,9 +170,9 @@ TEST(EvaluationBatches, KeepOrderAndSourcesApart) {
   MemoryRows rows;
   for (const auto& [length, source] : {std::pair{4, 0}, {4, 0}, {4, 0}, {20, 0}, {4, 1}, {4, 1}})
     rows.add_row(static_cast<std::size_t>(length), source);
-  const auto batches = evaluation_batches(rows, 2, 16);
+  EvaluationBatches batches(rows, 2, 16);
   std::vector<std::pair<std::int64_t, std::vector<std::int32_t>>> seen;
-  for (const auto& [source, batch] : batches) seen.emplace_back(source, batch.document_starts);
+  while (const auto batch = batches.next()) seen.emplace_back(batch->source, batch->rows.document_starts);
   EXPECT_THAT(seen, ElementsAre(std::pair(0, std::vector{0, 4, 8}), std::pair(0, std::vector{0, 4}),
                                 std::pair(0, std::vector{0, 20}), std::pair(1, std::vector{0, 4, 8})));
 }

@@ -21,7 +21,8 @@ class ByteTokenizer final : public Tokenizer {
     bos_token = "<s>";
     eos_token = "</s>";
   }
-  Encoding encode(std::string_view text) const override {
+  using Tokenizer::encode;
+  Encoding encode(std::string_view text, TextPart) const override {
     Encoding encoding;
     for (std::size_t i = 0; i < text.size();) {
       std::int32_t id = static_cast<unsigned char>(text[i]);
@@ -41,7 +42,10 @@ class ByteTokenizer final : public Tokenizer {
     return text;
   }
   std::int64_t vocab_size() const override { return 1003; }
-  std::optional<std::int32_t> token_id(std::string_view) const override { return std::nullopt; }
+  std::optional<std::int32_t> token_id(std::string_view token) const override {
+    const auto found = specials_.find(std::string(token));
+    return found == specials_.end() ? std::nullopt : std::optional(found->second);
+  }
   std::string token_text(std::int32_t id) const override {
     for (const auto& [token, special] : specials_) {
       if (special == id) return token;
@@ -98,14 +102,68 @@ TEST(Template, RendersChatml) {
 
 TEST(Template, AddsTheSystemTurnOfTheModelsOwnChatml) {
   ByteTokenizer tokenizer;
-  tokenizer.chat_template =
-      "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif "
-      "%}";
   const ChatTemplate& chatml = find_template("chatml");
-  EXPECT_EQ(joined(chatml.render({{"user", "U"}}, tokenizer, TrainOn::assistant, false)),
-            "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nU<|im_end|>\n");
-  EXPECT_EQ(joined(chatml.render({{"system", "S"}}, tokenizer, TrainOn::assistant, false)),
-            "<|im_start|>system\nS<|im_end|>\n");
+  const std::string turn = "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}";
+  for (const std::string& form : {
+           // SmolLM2, with a real line break; Qwen2
+           "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% "
+           "endif %}" +
+               turn,
+           "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe kind<|im_end|>\\n' }}{% "
+           "endif %}" +
+               turn,
+           "{% if messages[0].role != \"system\" %}{{ \"<|im_start|>system\\nBe kind<|im_end|>\\n\" }}{% endif %}" +
+               turn,
+           // Qwen2.5
+           "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- if messages[0]['role'] == 'system' %}{{- "
+           "messages[0]['content'] }}"
+           "{%- else %}{{- 'Be kind' }}{%- endif %}{{- \"<|im_end|>\\n\" }}{%- else %}\n    {%- if messages[0]['role'] "
+           "== "
+           "'system' %}\n        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}\n    {%- "
+           "else %}\n"
+           "        {{- '<|im_start|>system\\nBe kind<|im_end|>\\n' }}\n    {%- endif %}\n{%- endif %}" +
+               turn,
+           // in plain
+           "{% if messages[0]['role'] != 'system' %}\n<|im_start|>system\nBe kind<|im_end|>\n{% endif %}" + turn,
+       }) {
+    tokenizer.chat_template = form;
+    EXPECT_EQ(joined(chatml.render({{"user", "U"}}, tokenizer, TrainOn::assistant, false)),
+              "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nU<|im_end|>\n")
+        << form;
+    EXPECT_EQ(joined(chatml.render({{"system", "S"}}, tokenizer, TrainOn::assistant, false)),
+              "<|im_start|>system\nS<|im_end|>\n");
+    EXPECT_EQ(chatml.warning(tokenizer), "") << form;
+  }
+  tokenizer.chat_template =
+      "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nSay \\'it\\'s \"so\" {now}\\'<|im_end|>\\n' "
+      "}}{% endif %}";
+  EXPECT_THAT(joined(chatml.render({{"user", "U"}}, tokenizer, TrainOn::assistant, false)),
+              ::testing::StartsWith("<|im_start|>system\nSay 'it's \"so\" {now}'<|im_end|>\n<|im_start|>user"));
+}
+
+TEST(Template, WarnsOfASystemTurnThatItCanNotRead) {
+  ByteTokenizer tokenizer;
+  const ChatTemplate& chatml = find_template("chatml");
+  for (const char* form :
+       {"{% set system_message = 'Be kind' %}{{ '<|im_start|>system\\n' + system_message + '<|im_end|>\\n' }}",
+        "{{ '<|im_start|>system\\nToday is ' + strftime_now('%d') + '<|im_end|>\\n' }}"}) {
+    tokenizer.chat_template = form;
+    EXPECT_THAT(chatml.warning(tokenizer), HasSubstr("write a system message into each row")) << form;
+  }
+  for (const char* form :
+       {"", "{{ '<|im_start|>' + message['role'] }}",
+        "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>' "
+        "}}{% endif %}",
+        // Qwen3
+        "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- if messages[0].role == 'system' %}{{- messages[0].content "
+        "}}{%- endif %}"
+        "{%- else %}{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\\n' + messages[0].content + "
+        "'<|im_end|>\\n' }}{%- endif %}{%- endif %}"}) {
+    tokenizer.chat_template = form;
+    EXPECT_EQ(chatml.warning(tokenizer), "") << form;
+    EXPECT_THAT(joined(chatml.render({{"user", "U"}}, tokenizer, TrainOn::assistant, false)),
+                ::testing::StartsWith("<|im_start|>user"));
+  }
 }
 
 TEST(Template, RendersAlpacaWithAndWithoutInput) {
@@ -148,16 +206,8 @@ TEST(Template, RefusesRolesThatLlama2CanNotExpress) {
   }
 }
 
-TEST(Template, SuggestsTheNameThatWasMeant) {
-  try {
-    find_template("zephir");
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.fault(), Fault::recipe);
-    EXPECT_STREQ(
-        error.what(),
-        "chat_template is \"zephir\"; it must be zephyr, llama2, chatml, alpaca or none; did you mean zephyr?");
-  }
+TEST(Template, HasWhatARecipeMayName) {
+  for (const std::string_view name : kChatTemplates) EXPECT_EQ(find_template(name).name(), name);
 }
 
 TEST(EncodeSpans, AppendsEosWhereATrainedTextHasNone) {

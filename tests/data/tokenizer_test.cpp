@@ -117,7 +117,7 @@ TEST(SentencePieceModel, SurvivesMutatedFiles) {
       const auto model =
           make_sentencepiece(parse_sentencepiece_model(bytes, "mutated"), DummyPrefix::every_stretch, "mutated");
       Encoding encoding;
-      model->encode("hi x\n\xF0\x9F\x99\x82", 0, encoding);
+      model->encode("hi x\n\xF0\x9F\x99\x82", 0, Before::nothing, encoding);
       EXPECT_EQ(encoding.ids.size(), encoding.begin.size());
     } catch (const Error& error) {
       EXPECT_EQ(error.fault(), Fault::data);
@@ -158,11 +158,16 @@ TEST(SentencePiece, LeavesSpecialTextAloneWhenPlain) {
   EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>{1, kHi, 2}, false), "<s> hi</s>");
 }
 
-TEST(SentencePiece, GivesBosWhereTheModelWantsIt) {
-  const auto tokenizer = small_tokenizer(DummyPrefix::every_stretch);
-  EXPECT_THAT(tokenizer->encode_with_bos("hi").ids, ElementsAre(kHi));
-  tokenizer->add_bos = true;
-  EXPECT_THAT(tokenizer->encode_with_bos("hi").ids, ElementsAre(1, kHi));
+TEST(SentencePiece, GivesALaterPartOfATextNoDummyPrefix) {
+  for (const DummyPrefix prefix : {DummyPrefix::every_stretch, DummyPrefix::text_start, DummyPrefix::never}) {
+    const auto tokenizer = small_tokenizer(prefix);
+    std::vector<std::int32_t> ids = tokenizer->encode("hi", TextPart::first).ids;
+    for (const auto& [text, part] : {std::pair{" hi\n", TextPart::middle}, std::pair{"hi</s>hi", TextPart::last}}) {
+      const auto more = tokenizer->encode(text, part).ids;
+      ids.insert(ids.end(), more.begin(), more.end());
+    }
+    EXPECT_EQ(ids, tokenizer->encode("hi hi\nhi</s>hi").ids);
+  }
 }
 
 TEST(AddedTokens, TakeTheLongestAndSwallowSpaces) {
@@ -192,7 +197,7 @@ BpeModel small_bpe() {
 TEST(ByteLevelBpe, MergesByRankLeftmostFirst) {
   const auto model = make_byte_level_bpe(small_bpe(), {std::string(kGpt2Words)}, "small");
   Encoding encoding;
-  model->encode("aaaaaaa a\u00e9", 10, encoding);
+  model->encode("aaaaaaa a\u00e9", 10, Before::nothing, encoding);
   const auto id = [&](const char* token) { return *model->token_id(token); };
   EXPECT_THAT(encoding.ids, ElementsAre(id("aaaa"), id("aa"), id("a"), id("\u0120a"), id("\u00c3"), id("\u00a9")));
   EXPECT_THAT(encoding.begin, ElementsAre(10, 14, 16, 17, 19, 19));
@@ -204,7 +209,7 @@ TEST(ByteLevelBpe, TakesAMillionEqualLettersInLessThanASecond) {
   const auto model = make_byte_level_bpe(small_bpe(), {std::string(kGpt2Words)}, "small");
   const auto start = std::chrono::steady_clock::now();
   Encoding encoding;
-  model->encode(std::string(1'000'000, 'a'), 0, encoding);
+  model->encode(std::string(1'000'000, 'a'), 0, Before::nothing, encoding);
   EXPECT_EQ(encoding.ids.size(), 250'000u);
   // Quadratic behaviour would take minutes; the bound leaves room for a busy machine and the sanitizers.
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
@@ -271,7 +276,8 @@ TEST(OpenTokenizer, ReadsASentencePieceFolder) {
   EXPECT_EQ(tokenizer->pad_id, 0);
   EXPECT_EQ(tokenizer->chat_template, "t");
   EXPECT_EQ(tokenizer->fingerprint.size(), 32u);
-  EXPECT_THAT(tokenizer->encode_with_bos("hi</s>hi").ids, ElementsAre(1, kHi, 2, kH, kI));
+  EXPECT_TRUE(tokenizer->add_bos);
+  EXPECT_THAT(tokenizer->encode("hi</s>hi").ids, ElementsAre(kHi, 2, kH, kI));
   const std::string before = tokenizer->fingerprint;
   std::ofstream(folder / "tokenizer_config.json") << R"({"legacy": true})";
   EXPECT_NE(open_tokenizer(folder)->fingerprint, before);

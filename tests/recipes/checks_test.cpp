@@ -28,6 +28,8 @@ TEST(Checks, SayWhatCannotGoTogether) {
        "r.yaml:3:37: warmup_steps is 6, max_steps only 5; warm up for fewer steps"},
       {kLeast + "eval: {eval_steps: 5}",
        "r.yaml:3:20: eval_steps is 5, but there are no data.eval_datasets; name some, or leave eval_steps out"},
+      {model + "data: {datasets: [{path: a}], eval_datasets: []}\neval: {eval_steps: 5}",
+       "r.yaml:3:20: eval_steps is 5, but there are no data.eval_datasets; name some, or leave eval_steps out"},
       {kLeast + "stage: pretrain",  // train_on follows the stage where it is not given
        ""},
       {model + "stage: pretrain\ndata: {train_on: last, datasets: [{path: a}]}",
@@ -38,6 +40,17 @@ TEST(Checks, SayWhatCannotGoTogether) {
        "r.yaml:2:54: \"a\" is trained on and evaluated on; write the same holdout_every: 10 in both places, or name "
        "another "
        "file"},
+      {model + "data: {datasets: [{path: a/../b.jsonl}], eval_datasets: [{path: ./b.jsonl}]}",
+       "r.yaml:2:65: \"./b.jsonl\" is trained on and evaluated on; write the same holdout_every: 10 in both places, or "
+       "name another file"},
+      {model + "data: {datasets: [{path: a, type: prompt_completion, field_names: {promt: q}}]}",
+       "r.yaml:2:75: field_names has \"promt\"; a data set of type prompt_completion has prompt or completion; did you "
+       "mean prompt?"},
+      {model + "data: {datasets: [{path: a, type: text, field_names: {body: text}}]}",
+       "r.yaml:2:61: field_names has \"body\"; a data set of type text has text; our name comes first: {text: body}"},
+      {model + "data: {datasets: [{path: a, field_names: {x: y}}]}",
+       "r.yaml:2:46: field_names has \"x\"; a data set of type chat has messages, role or content; our name comes "
+       "first: {messages: name in the file}"},
       {model + "data: {datasets: [{path: a, field_roles: {bot: asistant}}]}",
        "r.yaml:2:48: role \"bot\" maps to \"asistant\"; it must be system, user or assistant"},
       {kLeast + "adapter: {type: none}\nexport: [{format: gguf-lora}]",

@@ -15,14 +15,14 @@ TEST(Override, ReplacesAddsAndKnowsEveryName) {
                                       {"train.micro_batch_size", "4"},
                                       {"data.datasets[0].path", "other.jsonl"},
                                       {"data.datasets[1]", "{path: more.jsonl, weight: 0.5}"},
-                                      {"data.datasets[0].field_names.prompt", "q"},
+                                      {"data.datasets[0].field_names.content", "q"},
                                       {"adapter.lora_target_modules", "[q_proj, v_proj]"},
                                       {"data.cache_dir", ""},
                                       {"output_dir", "runs/b"}});
   EXPECT_EQ(recipe.train.learning_rate, 2e-5);
   EXPECT_EQ(recipe.train.gradient_accumulation_steps, 2);
   EXPECT_EQ(recipe.data.datasets[0].path, "other.jsonl");
-  EXPECT_EQ(recipe.data.datasets[0].field_names.at("prompt"), "q");
+  EXPECT_EQ(recipe.data.datasets[0].field_names.at("content"), "q");
   EXPECT_EQ(recipe.data.datasets[1].weight, 0.5);
   EXPECT_THAT(recipe.adapter.lora_target_modules, ElementsAre("q_proj", "v_proj"));
   EXPECT_EQ(recipe.output_dir, "runs/b");

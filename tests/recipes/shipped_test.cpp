@@ -97,7 +97,7 @@ TEST(Writer, KeepsTextThatLooksLikeYaml) {
   recipe.eval.sample_prompts = {"a: b", "- x", "\"quoted\" \\ #", "tab\tnewline\nend", "${HOME}", "yes",
                                 "12",   "",    "ü 日本 🙂"};
   recipe.data.datasets[0].path = "${not a variable}/$${x}";
-  recipe.data.datasets[0].field_names = {{"prompt", "the: \"question\""}};
+  recipe.data.datasets[0].field_names = {{"content", "the: \"question\""}};
   recipe.train.learning_rate = 0.1 + 0.2;  // needs all 17 digits
   recipe.train.adam_epsilon = 1e-300;
   recipe.exports = {{ExportFormat::gguf_lora}, {ExportFormat::gguf, Quant::f16}};

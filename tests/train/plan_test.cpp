@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
+#include "checkpoints/huggingface/config.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/lookup.h"
 #include "recipes/schema/reader.h"
@@ -111,9 +114,25 @@ class ShippedRecipe : public ::testing::TestWithParam<std::filesystem::path> {
   }
 };
 
-TEST_P(ShippedRecipe, IsPlanned) {
-  const Plan plan = make_plan(read_recipe(GetParam()), kLlama2_7b, nullptr);
+// The config.json that is published with the recipe's base model.
+ModelConfig published_config(const Recipe& recipe) {
+  std::string name = std::filesystem::path(recipe.model.base_model).filename();
+  name = name.substr(0, name.find(".Q4_1"));
+  if (name == "Llama-2-7b-chat-hf") name = "Llama-2-7b-hf";  // of the same shape
+  return read_model_config(std::filesystem::path(TUNE_SOURCE_DIR) / "tests/fixtures/configs" / name);
+}
+
+TEST_P(ShippedRecipe, IsPlannedForItsOwnModel) {
+  const Recipe recipe = read_recipe(GetParam());
+  const ModelConfig config = published_config(recipe);
+  EXPECT_LE(recipe.data.max_length, config.max_position_embeddings);
+  const Plan plan = make_plan(recipe, config, nullptr);
+  const std::map<std::string, std::int64_t> parameters = {
+      {"quickstart", 134'515'008}, {"zephyr-support", 7'241'732'096},
+      {"llama2-7b-lora", 6'738'415'616}, {"llama2-7b-full", 6'738'415'616}};
+  EXPECT_EQ(plan.parameters, parameters.at(GetParam().stem()));
   EXPECT_GT(plan.trainable_parameters, 0);
+  EXPECT_GT(plan.peak_bytes(), 2 * plan.parameters);
   EXPECT_GT(plan.micro_batch_tokens, 0);
   for (const MemoryItem& item : plan.memory) EXPECT_GE(item.bytes, 0) << item.name;
 }

@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <new>
+#include <system_error>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/suggest.h"
@@ -71,9 +73,13 @@ int dispatch(std::vector<std::string> arguments) {
   refuse_verb(first);
 }
 
+// As if SIGPIPE had ended us: whoever read our output has seen enough (`tune data show | head`).
+constexpr int kClosedPipe = 128 + SIGPIPE;
+
 // What is still in the buffer may meet a full disk or a closed pipe.
 int flushed(int exit_code) {
   if (std::fflush(stdout) == 0) return exit_code;
+  if (errno == EPIPE) return kClosedPipe;
   throw Error{Fault::running, {"standard output"}, std::strerror(errno), "direct it elsewhere"};
 }
 
@@ -106,6 +112,9 @@ int run_command_line(const std::vector<std::string>& arguments) {
     return complain(fmt::format("out of memory; {}", kMemoryRemedy), Fault::memory);
   } catch (const c10::Error& error) {
     return complain(error);
+  } catch (const std::system_error& error) {
+    if (error.code() == std::errc::broken_pipe) return kClosedPipe;
+    return complain(error.what(), Fault::running);
   } catch (const std::exception& error) {
     return complain(error.what(), Fault::running);
   }

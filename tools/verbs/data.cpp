@@ -8,6 +8,7 @@
 #include "data/dataset.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/suggest.h"
+#include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
@@ -21,16 +22,20 @@ namespace po = boost::program_options;
 struct Tokenised {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<TokenDataset> rows;
-  AuditCounts counts;
 };
 
-Tokenised tokenised(const Recipe& recipe, bool evaluation) {
+// counts are filled even where rows are refused and an error says which.
+Tokenised tokenised(const Recipe& recipe, bool evaluation, AuditCounts& counts) {
   const std::vector<DatasetOptions>& which = evaluation ? recipe.data.eval_datasets : recipe.data.datasets;
   if (evaluation && which.empty())
     throw Error{Fault::recipe, {recipe.file}, "the recipe has no data.eval_datasets", "leave --eval off, or add one"};
-  Tokenised result{open_tokenizer(recipe.model.base_model), nullptr, {}};
-  result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, find_template(recipe.data.chat_template),
-                         recipe.stage, 0, token_cache_of(recipe), &result.counts);
+  Tokenised result{open_tokenizer(recipe.model.base_model), nullptr};
+  const ChatTemplate& chat_template = find_template(recipe.data.chat_template);
+  if (const std::string warning = chat_template.warning(*result.tokenizer);
+      recipe.stage != Stage::pretrain && !warning.empty())
+    tell("warning: {}\n", warning);
+  result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, chat_template, recipe.stage,
+                         token_cache_of(recipe), &counts);
   return result;
 }
 
@@ -105,8 +110,9 @@ void print_rows(const Tokenised& data, std::int64_t count, const Reasons& reason
 
 void print_counts(const SourceCounts& counts) {
   fmt::print("{}\n", counts.file);
-  fmt::print("  rows       {:>10}   kept {}, dropped {} (too long {}, nothing trained {})\n", counts.rows, counts.kept,
-             counts.dropped_too_long + counts.dropped_untrained, counts.dropped_too_long, counts.dropped_untrained);
+  fmt::print("  rows       {:>10}   kept {}, dropped {} (too long {}, nothing trained {}), refused besides {}\n",
+             counts.rows, counts.kept, counts.dropped_too_long + counts.dropped_untrained, counts.dropped_too_long,
+             counts.dropped_untrained, counts.refused);
   fmt::print("  documents  {:>10}   truncated rows {}, split rows {}, duplicate rows {}\n", counts.pieces,
              counts.truncated, counts.split, counts.duplicates);
   fmt::print("  tokens     {:>10}   trained {} ({:.1f} %), longest document {}\n", counts.tokens, counts.trained_tokens,
@@ -116,6 +122,7 @@ void print_counts(const SourceCounts& counts) {
 void print_histogram(const AuditCounts& counts) {
   constexpr std::int64_t kBarWidth = 50;
   const std::int64_t most = *std::max_element(counts.histogram.begin(), counts.histogram.end());
+  if (most == 0) return;
   fmt::print("tokens a document\n");
   for (std::size_t k = 0; k < counts.histogram.size(); ++k) {
     const std::int64_t documents = counts.histogram[k];
@@ -130,6 +137,19 @@ void print_stats(const AuditCounts& counts) {
   for (const SourceCounts& source : counts.sources) print_counts(source);
   if (counts.sources.size() > 1) print_counts(counts.total());
   print_histogram(counts);
+}
+
+int print_stats_of(const Recipe& recipe, bool evaluation, bool as_json) {
+  AuditCounts counts;
+  const auto print = [&] { as_json ? fmt::print("{}\n", to_json(counts)) : print_stats(counts); };
+  try {
+    tokenised(recipe, evaluation, counts);
+  } catch (const Error&) {
+    if (counts.total().refused > 0) print();
+    throw;
+  }
+  print();
+  return 0;
 }
 
 void check_action(const std::string& action) {
@@ -162,11 +182,10 @@ int data_verb(const std::vector<std::string>& arguments) {
   check_action(action);
   const Recipe recipe = recipe_argument(values);
   const bool as_json = values.count("json") != 0;
-  const Tokenised data = tokenised(recipe, values.count("eval") != 0);
-  if (action == "stats") {
-    as_json ? fmt::print("{}\n", to_json(data.counts)) : print_stats(data.counts);
-    return 0;
-  }
+  const bool evaluation = values.count("eval") != 0;
+  if (action == "stats") return print_stats_of(recipe, evaluation, as_json);
+  AuditCounts counts;
+  const Tokenised data = tokenised(recipe, evaluation, counts);
   constexpr std::int64_t kShown = 5;
   const std::int64_t wanted = values.count("rows") != 0 ? values["rows"].as<std::int64_t>()
                               : as_json                 ? data.rows->size()
