@@ -47,8 +47,10 @@ std::string device_name(const std::string& device) {
 
 double peak_flops(const std::string& device) {
   if (device == "cpu") return 0;
-  constexpr std::pair<const char*, double> kPeaks[] = {
-      {"H200", 989e12}, {"H100", 989e12}, {"A100", 312e12}, {"L40S", 362e12}, {"RTX 4090", 165e12}};
+  // The first part that the name holds; cards of lower power come before the SXM modules that share their name.
+  constexpr std::pair<const char*, double> kPeaks[] = {{"H200 NVL", 835e12}, {"H200", 989e12},    {"H100 PCIe", 756e12},
+                                                       {"H100 NVL", 835e12}, {"H100", 989e12},    {"A100", 312e12},
+                                                       {"L40S", 362e12},     {"RTX 4090", 165e12}};
   const std::string name = device_name(device);
   for (const auto& [part, peak] : kPeaks)
     if (name.find(part) != std::string::npos) return peak;
