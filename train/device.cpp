@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "recipes/schema/error.h"
@@ -31,6 +32,10 @@ std::string chosen_device(Device wanted) {
                             facts.capability % 10),
                 "choose another card with CUDA_VISIBLE_DEVICES, or set train.device: cpu"};
   return "cuda:0";
+}
+
+bool gpu_expected() {
+  return at::globalContext().hasCUDART() && std::filesystem::exists("/proc/driver/nvidia/version");
 }
 
 std::string device_name(const std::string& device) {
@@ -59,7 +64,7 @@ double peak_flops(const std::string& device) {
 
 void use_exact_kernels(const std::string& device, bool wanted) {
   if (device == "cpu") return;
-  at::globalContext().setDeterministicAlgorithms(wanted, /*warn_only=*/true);
+  at::globalContext().setDeterministicAlgorithms(wanted, /*warn_only=*/false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // would write NaN into every new tensor
   if (wanted) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);         // cuBLAS reads it when it first runs
 }

@@ -43,9 +43,9 @@ at::Tensor on_device(const std::vector<std::int32_t>& values, const DecoderOptio
   return upload(values, at::Device(options.device));
 }
 
-// On CUDA index_add_ adds with atomics, whose order changes from run to run; index_put_ sorts first.
+// On CUDA index_add_ adds with atomics, whose order changes from run to run; index_put_ sorts first and takes longer.
 void add_rows_(at::Tensor& sums, const at::Tensor& ids, const at::Tensor& rows) {
-  if (sums.is_cuda())
+  if (sums.is_cuda() && at::globalContext().deterministicAlgorithms())
     sums.index_put_({ids}, rows, /*accumulate=*/true);
   else
     sums.index_add_(0, ids, rows);
