@@ -123,21 +123,41 @@ std::vector<PackedBatch> Loader::step(std::int64_t step) const {
   return batches;
 }
 
+namespace {
+
+// Calls place(row, whether a batch begins with it, the batch's tokens up to and with it) for each row, in order.
+template <typename Place>
+void deal_evaluation_rows(const TokenDataset& dataset, std::int64_t rows_per_batch, std::int64_t max_tokens,
+                          const Place& place) {
+  std::int64_t rows = 0, tokens = 0;
+  for (std::int64_t i = 0; i < dataset.size(); ++i) {
+    const bool fits = rows > 0 && rows < rows_per_batch && dataset.source(i) == dataset.source(i - 1) &&
+                      tokens + dataset.length(i) <= max_tokens;
+    if (!fits) rows = tokens = 0;
+    ++rows;
+    tokens += dataset.length(i);
+    place(i, !fits, tokens);
+  }
+}
+
+}  // namespace
+
 std::vector<SourcedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
                                              std::int64_t max_tokens_per_batch) {
   std::vector<SourcedBatch> batches;
-  std::int64_t rows = 0;
-  for (std::int64_t i = 0; i < dataset.size(); ++i) {
-    const bool fits = !batches.empty() && batches.back().source == dataset.source(i) && rows < rows_per_batch &&
-                      batches.back().rows.tokens() + dataset.length(i) <= max_tokens_per_batch;
-    if (!fits) {
-      batches.push_back({dataset.source(i), {}});
-      rows = 0;
-    }
-    append_document(batches.back().rows, dataset.row(i));
-    ++rows;
-  }
+  deal_evaluation_rows(dataset, rows_per_batch, max_tokens_per_batch, [&](std::int64_t row, bool begins, std::int64_t) {
+    if (begins) batches.push_back({dataset.source(row), {}});
+    append_document(batches.back().rows, dataset.row(row));
+  });
   return batches;
+}
+
+std::int64_t largest_evaluation_batch(const TokenDataset& dataset, std::int64_t rows_per_batch,
+                                      std::int64_t max_tokens_per_batch) {
+  std::int64_t largest = 0;
+  deal_evaluation_rows(dataset, rows_per_batch, max_tokens_per_batch,
+                       [&](std::int64_t, bool, std::int64_t tokens) { largest = std::max(largest, tokens); });
+  return largest;
 }
 
 }  // namespace tune

@@ -79,4 +79,8 @@ struct SourcedBatch {
 std::vector<SourcedBatch> evaluation_batches(const TokenDataset& dataset, std::int64_t rows_per_batch,
                                              std::int64_t max_tokens_per_batch);
 
+/// Tokens of the largest of them.
+std::int64_t largest_evaluation_batch(const TokenDataset& dataset, std::int64_t rows_per_batch,
+                                      std::int64_t max_tokens_per_batch);
+
 }  // namespace tune
