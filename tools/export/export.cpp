@@ -136,7 +136,7 @@ fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs
     source.adapter = final_folder;
   else
     source.model = final_folder;
-  const fs::path folder = fs::path(recipe.output_dir) / "export";
+  fs::path folder = fs::path(recipe.output_dir) / "export";
   switch (options.format) {
     case ExportFormat::adapter:
       return run_export(options, source, folder / "adapter");
