@@ -1,7 +1,9 @@
 #include "train/stop.h"
 
 #include <unistd.h>
+
 #include <csignal>
+#include <initializer_list>
 
 namespace tune {
 namespace {

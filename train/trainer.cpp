@@ -72,6 +72,11 @@ void restore_parameter(Parameter& parameter, std::span<const std::byte> bytes) {
   if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
 }
 
+Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
+  recipe.train.device = chosen_device(recipe.train.device) == "cpu" ? Device::cpu : Device::cuda;
+  return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
+}
+
 // One training run from its first to its last step. The order of the members is the order in which they are made.
 class Run {
  public:
@@ -109,7 +114,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
       lock_(folder_),
       inputs_(open_inputs(recipe, Purpose::training)),
       loader_(*inputs_.train_rows, recipe.data, recipe.train),
-      plan_(make_plan(recipe, inputs_.base.config, &loader_)),
+      plan_(plan_of(recipe, inputs_, loader_)),
       record_(recipe, inputs_, plan_) {
   const DecoderOptions options = decoder_options(recipe_, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
@@ -217,8 +222,9 @@ void Run::log(const StepOutcome& outcome, double seconds) {
 bool Run::evaluate_when_due() {
   const bool is_due = step_ == 0 || step_ == plan_.steps || due(recipe_.eval.eval_steps);
   if (!is_due || record_.latest || !inputs_.evaluation_rows) return true;
-  const std::optional<Evaluation> evaluation = evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets,
-                                                        recipe_.eval.per_device_eval_batch_size);
+  const std::optional<Evaluation> evaluation =
+      evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets, recipe_.eval.per_device_eval_batch_size,
+               plan_.evaluation_limit);
   if (!evaluation) return false;
   record_.latest = evaluation->total;
   if (step_ == 0) record_.before = record_.latest;

@@ -125,7 +125,8 @@ GgufMetadata sizes() {
 }
 
 /// One file with the given tensors, all filled with 0, 1, 2, ...
-void write(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensorInfo> tensors) {
+void write(const std::filesystem::path& path, const GgufMetadata& metadata,
+           const std::vector<GgufTensorInfo>& tensors) {
   GgufWriter writer(path, metadata, tensors);
   for (const GgufTensorInfo& tensor : tensors) {
     std::vector<float> values(stored_bytes(tensor) / 4);

@@ -2,7 +2,7 @@
 #include "train/model/decoder.h"
 
 #include "tests/gpu/gpu_test.h"
-#include "tests/gpu/random_model.h"
+#include "tests/train/random_model.h"
 #include "train/objectives/supervised.h"
 #include "train/optim/optimizer.h"
 #include "train/step.h"

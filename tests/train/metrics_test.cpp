@@ -85,9 +85,9 @@ TEST_F(Metrics, AnEvaluationThatWasCutShortIsWrittenAgain) {
     for (const std::int64_t step : {1, 2}) first.write(report(step));
     for (const std::int64_t step : {1, 2}) first.write({.step = step, .eval_loss = 2.0});
   }
-  JsonLines(folder_ / "metrics.jsonl", 2, true);
+  { const JsonLines evaluated(folder_ / "metrics.jsonl", 2, true); }
   EXPECT_THAT(steps(), ElementsAre(1, 2, 1, 2));
-  JsonLines(folder_ / "metrics.jsonl", 2, false);
+  { const JsonLines not_evaluated(folder_ / "metrics.jsonl", 2, false); }
   EXPECT_THAT(steps(), ElementsAre(1, 2, 1));
 }
 

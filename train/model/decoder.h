@@ -64,6 +64,10 @@ class Decoder {
   /// rows have none. Adds to the gradients of trained(), then forgets what was kept.
   void backward(const at::Tensor& d_hidden, const at::Tensor& row_index);
 
+  /// Runs the forward pass once more and names the first module whose output overflows, as Layer::first_overflow does;
+  /// "" where none before lm_head does. For reports: slow.
+  std::string first_overflow(const PackedBatch& batch);
+
   /// lm_head [vocab, hidden] and, where it is trained, its fp32 gradient (else undefined).
   const at::Tensor& head_weight() const;
   at::Tensor head_gradient();

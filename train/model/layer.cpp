@@ -8,6 +8,7 @@
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/swiglu.h"
 #include "train/model/dtype.h"
+#include "train/model/overflow.h"
 #include "train/plan/plan.h"
 
 namespace tune {
@@ -159,6 +160,23 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const Sequence& sequence, 
   at::Tensor middle = o.forward(attended, nullptr, sequence.adapter_on, {});
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
   return mlp(norm_2.y, sequence, nullptr).add_(middle);
+}
+
+std::string Layer::first_overflow(const LayerTape& tape, const at::Tensor& y) const {
+  const auto of_group = [](const LinearGroup& group, const at::Tensor& values) {
+    for (const LinearModule& module : group.modules()) {
+      std::string found = overflow_of(module.name, values.narrow(1, module.first_row, module.rows));
+      if (!found.empty()) return found;
+    }
+    return std::string();
+  };
+  std::string found = of_group(qkv, tape.qkv);
+  if (found.empty()) found = overflow_of(prefix_ + "self_attn", tape.attention.out);
+  if (found.empty()) found = of_group(o, tape.middle);
+  if (found.empty()) found = of_group(gate_up, tape.gate_up);
+  if (found.empty()) found = overflow_of(prefix_ + "mlp.act_fn", swiglu(tape.gate_up));
+  if (found.empty()) found = of_group(down, y);
+  return found;
 }
 
 }  // namespace tune

@@ -50,7 +50,6 @@ class LinearGroup {
 
   const std::vector<LinearModule>& modules() const { return modules_; }
   at::Tensor& weight() { return weight_; }
-  bool has_adapter() const { return adapted_ > 0; }
 
  private:
   at::Tensor dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const;
