@@ -4,8 +4,9 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load_balancing_loss_func
 
 import tiny_models
 from judge_model import GRADIENT, LOGITS, LOSS, SMALL_VOCAB, documents
@@ -45,12 +46,13 @@ def load(folder, unfused=True):
         for layer in model.model.layers:
             experts = layer.mlp.experts
             layer.mlp.experts = Experts(Expert(g.data, d.data) for g, d in zip(experts.gate_up_proj, experts.down_proj))
+        model.config.model_type = "unfused"  # else PEFT wants adapters on the fused parameters that are no longer there
     return model.requires_grad_(False)
 
 
 def on_disk(name):
     """The name of a parameter in files."""
-    return name.replace(".default", "").replace(".mlp.", ".block_sparse_moe.")
+    return name.replace(".default", "").replace(".mlp.", ".block_sparse_moe.").replace(".gate.linear.", ".gate.")
 
 
 def judged(model, batches):
@@ -145,9 +147,10 @@ def test_lora_equals_peft(routing, targets, tiny, rng, tmp_path):
     model = load(folder)
     if "gate" in targets:  # PEFT puts adapters on linear layers, which transformers' router isn't
         for layer in model.model.layers:
-            layer.mlp.gate = LinearRouter(layer.mlp.gate)
+            layer.mlp.gate = LinearRouter(model.config, layer.mlp.gate)
     torch.manual_seed(rng.randrange(1000))
-    model = get_peft_model(model, LoraConfig(r=5, lora_alpha=15, target_modules=targets, task_type="CAUSAL_LM"))
+    judges_targets = ["gate.linear" if name == "gate" else name for name in targets]
+    model = get_peft_model(model, LoraConfig(r=5, lora_alpha=15, target_modules=judges_targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "lora_B" in parameter_name:
@@ -165,17 +168,22 @@ def test_lora_equals_peft(routing, targets, tiny, rng, tmp_path):
         assert share[0] == 0.5 and share[-1] == 0, share
 
 
-class LinearRouter(torch.nn.Linear):
-    """The router as a linear layer, which PEFT can wrap."""
+class LinearRouter(MixtralTopKRouter):
+    """The router with a linear layer inside, which PEFT can wrap."""
 
-    def __init__(self, router):
-        super().__init__(router.weight.shape[1], router.weight.shape[0], bias=False)
-        self.weight.data.copy_(router.weight)
+    def __init__(self, config, router):
+        super().__init__(config)
+        del self.weight
+        self.linear = torch.nn.Linear(*reversed(router.weight.shape), bias=False)
+        self.linear.weight.data.copy_(router.weight)
+
+    def forward(self, hidden):
+        logits = self.linear(hidden.reshape(-1, self.hidden_dim))
+        weights, chosen = torch.topk(torch.softmax(logits, -1), self.top_k, dim=-1)
+        return logits, weights / weights.sum(-1, keepdim=True), chosen
 
 
 def save_as_on_disk(model, folder):
-    from safetensors.torch import load_file, save_file
-
     model.save_pretrained(folder)
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({on_disk(name): tensor for name, tensor in tensors.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
