@@ -231,6 +231,15 @@ def test_packed_equals_unpacked(tiny, rng, tmp_path):
             assert relative(line[key], reference[key]) <= tolerance, key
 
 
+def test_a_gguf_of_experts_is_a_base_model(tiny, rng, tmp_path):
+    """Written by us and judged by llama.cpp elsewhere; read back, it is the same model to the last bit."""
+    folder, file = tiny("mixtral"), tmp_path / "model.gguf"
+    tune("export", "--format", "gguf", "--quant", "f32", "--model", folder, "--output", file)
+    batches = [documents(rng, [20, 9], SMALL_VOCAB)]
+    answers = [probe({"model": str(model), "batches": batches, "backward": False}, tmp_path / "out.safetensors") for model in (folder, file)]
+    assert torch.equal(answers[0]["logits.0"], answers[1]["logits.0"])
+
+
 def test_an_adapter_on_one_half_of_the_gate_is_refused(tiny, rng, tmp_path):
     rows = write_chats(tmp_path / "rows.jsonl", rng, 4)
     recipe = recipe_for(tiny("mixtral"), rows, tmp_path / "run", adapter={"lora_target_modules": ["w1"]})
