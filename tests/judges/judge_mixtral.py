@@ -10,8 +10,8 @@ from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load
 
 import tiny_models
 from judge_model import GRADIENT, LOGITS, LOSS, SMALL_VOCAB, documents
-from judge_training import LORA_LEARNING_RATE, STEPS, Schedule, Setting, compare, plain_loop
-from tune_program import probe, recipe_for, relative, steps, tune, write_chats, write_recipe
+from judge_training import LORA_LEARNING_RATE, Schedule, Setting, compare, loss_of, plain_loop
+from tune_program import eval_losses, probe, recipe_for, relative, steps, tune, write_chats, write_recipe
 
 NAMES = ["mixtral", "mixtral-eight"]
 COEFFICIENT = 0.7  # so that a mistake in the auxiliary loss shows
@@ -36,7 +36,7 @@ class Experts(torch.nn.ModuleList):
         y = torch.zeros_like(x)
         for number, expert in enumerate(self):
             token, place = torch.where(chosen == number)
-            y = y.index_add(0, token, expert(x[token]) * weights[token, place, None])
+            y = y.index_add(0, token, (expert(x[token]) * weights[token, place, None]).to(y.dtype))
         return y
 
 
@@ -189,14 +189,19 @@ def save_as_on_disk(model, folder):
     save_file({on_disk(name): tensor for name, tensor in tensors.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
+def peft_model(model, folder):
+    torch.manual_seed(11)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3"]
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    save_as_on_disk(model, folder)
+    return model
+
+
 def test_fifty_lora_steps_equal_peft(tiny, rng, tmp_path):
     """With adapters on attention and on every expert."""
     schedule = Schedule(LORA_LEARNING_RATE, "cosine", warmup=5)
     setting = Setting(tiny("mixtral"), rng, tmp_path, schedule, adapter={"init_adapter": str(tmp_path / "init")})
-    torch.manual_seed(11)
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3"]
-    model = get_peft_model(load(tiny("mixtral")), LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
-    save_as_on_disk(model, tmp_path / "init")
+    model = peft_model(load(tiny("mixtral")), tmp_path / "init")
     lines = setting.train()
     compare(lines, plain_loop(model, setting.rows, schedule), schedule)
     assert all(abs(sum(line["expert_share"]) - 1) < 1e-6 for line in lines)
@@ -205,6 +210,18 @@ def test_fifty_lora_steps_equal_peft(tiny, rng, tmp_path):
     ids = torch.tensor(setting.rows[0]["ids"])[None]
     with torch.no_grad():
         assert (tuned(input_ids=ids).logits - model(input_ids=ids).logits).abs().max() <= 1e-3
+
+
+def test_bf16_lora_ends_where_peft_does(tiny, rng, tmp_path):
+    schedule = Schedule(LORA_LEARNING_RATE)
+    sections = dict(adapter={"init_adapter": str(tmp_path / "init")}, train={"precision": "bf16"})
+    setting = Setting(tiny("mixtral"), rng, tmp_path, schedule, **sections)
+    model = peft_model(load(tiny("mixtral")).to(torch.bfloat16), tmp_path / "init")
+    setting.train()
+    plain_loop(model, setting.rows, schedule, autocast=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want = loss_of(model, setting.evaluation_rows).item()
+    assert relative(eval_losses(setting.output)[-1], want) <= 0.01
 
 
 def test_a_step_of_full_fine_tuning_keeps_the_router(tiny, rng, tmp_path):

@@ -60,7 +60,7 @@ at::Tensor Mlp::backward(const at::Tensor& d_y, const at::Tensor& x, const Seque
   {
     at::Tensor inner = swiglu(tape.gate_up);
     const at::Tensor weight = router_ ? routing.weight_of_row() : at::Tensor();
-    at::Tensor d_inner = down_.backward(router_ ? routing.rows_of(d_y) : d_y, router_ ? inner * weight : inner,
+    at::Tensor d_inner = down_.backward(router_ ? routing.rows_of(d_y) : d_y, router_ ? inner.clone().mul_(weight) : inner,
                                         tape.down_down, true, sequence.dropout_key(layer_, kDown), routing.groups);
     if (router_) {
       d_weights = routing.by_choice(inner.mul_(d_inner).sum(-1, false, at::kFloat));
