@@ -8,6 +8,7 @@
 #include "train/device.h"
 #include "train/host_arena.h"
 #include "train/model/generate.h"
+#include "train/plan/plan.h"
 
 namespace tune {
 namespace {
@@ -59,12 +60,14 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
   return inputs;
 }
 
-DecoderOptions decoder_options(const Recipe& recipe, bool training) {
+DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, bool training) {
   return {.dtype = recipe.model.dtype.value_or(recipe.train.precision),
           .device = chosen_device(recipe.train.device),
           .adapter = recipe.adapter,
           .training = training,
           .gradient_checkpointing = recipe.train.gradient_checkpointing,
+          .train_router = recipe.train.train_router,
+          .router_aux_loss_coef = router_aux_loss_coef(recipe, config),
           .seed = recipe.train.seed};
 }
 

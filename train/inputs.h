@@ -32,7 +32,7 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose);
 
 /// What the decoder has to know of the recipe. device auto becomes cuda where there is one.
 /// Error{Fault::recipe} when cuda is asked for and there is none.
-DecoderOptions decoder_options(const Recipe& recipe, bool training);
+DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, bool training);
 
 /// Error{Fault::data} names a tensor that holds NaN or infinity.
 std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options);

@@ -10,6 +10,16 @@
 #include "train/stop.h"
 
 namespace tune {
+namespace {
+
+void add_router_load(StepOutcome& outcome, const RouterLoad& load, double weight) {
+  if (!outcome.router_load) outcome.router_load = RouterLoad{0, std::vector<double>(load.expert_share.size())};
+  outcome.router_load->aux_loss += weight * load.aux_loss;
+  for (std::size_t i = 0; i < load.expert_share.size(); ++i)
+    outcome.router_load->expert_share[i] += weight * load.expert_share[i];
+}
+
+}  // namespace
 
 std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer,
                                           const std::vector<PackedBatch>& micro_batches, const TrainOptions& options,
@@ -27,7 +37,9 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
       return std::nullopt;
     }
     decoder.set_step(step, static_cast<std::int64_t>(i));
-    losses.push_back(supervised_loss(decoder, micro_batches[i], scale, true).sum);
+    const Loss loss = supervised_loss(decoder, micro_batches[i], scale, true);
+    losses.push_back(loss.sum);
+    if (loss.router_load) add_router_load(outcome, *loss.router_load, scale * static_cast<double>(loss.trained_tokens));
   }
   decoder.no_dropout();
   outcome.loss = std::accumulate(losses.begin(), losses.end(), 0.0) * scale;

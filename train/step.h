@@ -16,6 +16,7 @@ struct StepOutcome {
   double learning_rate = 0;
   std::int64_t tokens = 0;
   std::int64_t trained_tokens = 0;
+  std::optional<RouterLoad> router_load;  // mean of the micro-batches, by trained tokens; of models with experts
 };
 
 /// One optimizer step: every micro-batch forward and backward, clip, update. The gradient is that of the mean over all

@@ -37,12 +37,13 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-AdapterConfig adapter_config(const Recipe& recipe) {
+AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
   return {.base_model_name_or_path = recipe.model.base_model,
           .r = recipe.adapter.lora_r,
           .lora_alpha = recipe.adapter.lora_alpha,
-          .lora_dropout = recipe.adapter.lora_dropout,
-          .target_modules = adapted_modules(recipe.adapter)};
+          // PEFT refuses dropout on experts; it has no effect on a finished adapter
+          .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
+          .target_modules = adapted_modules(recipe.adapter, config)};
 }
 
 // Views of the masters' own memory; on a GPU `host` keeps the copies alive.
@@ -116,7 +117,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
       loader_(*inputs_.train_rows, recipe.data, recipe.train),
       plan_(plan_of(recipe, inputs_, loader_)),
       record_(recipe, inputs_, plan_) {
-  const DecoderOptions options = decoder_options(recipe_, true);
+  const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
   decoder_ = load_decoder(inputs_.base, options);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
@@ -193,7 +194,7 @@ RunResult Run::train() {
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
-    result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_));
+    result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_), std::move(inputs_.base.weights));
   result.before = record_.before;
   result.after = record_.latest;
   record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
@@ -210,6 +211,8 @@ void Run::log(const StepOutcome& outcome, double seconds) {
        .loss = outcome.loss,
        .learning_rate = outcome.learning_rate,
        .grad_norm = outcome.grad_norm,
+       .router_aux_loss = outcome.router_load ? std::optional(outcome.router_load->aux_loss) : std::nullopt,
+       .expert_share = outcome.router_load ? std::optional(outcome.router_load->expert_share) : std::nullopt,
        .tokens = tokens_,
        .trained_tokens = trained_tokens_,
        .tokens_per_s = tokens_per_s,
@@ -252,8 +255,9 @@ void Run::require_disk() {
   // The oldest goes when the newest is whole: for a moment there is one more than the limit.
   const std::int64_t more = limit > 0 ? std::min(to_come, std::max<std::int64_t>(limit + 1 - there, 1)) : to_come;
   if (step_ == plan_.steps || more < 1) return;
-  std::vector<at::Tensor> host;
-  const std::uint64_t bytes = static_cast<std::uint64_t>(more) * checkpoint_bytes(state(host));
+  const std::int64_t values = plan_.trainable_parameters * (recipe_.train.optim == OptimizerType::adamw ? 3 : 1);
+  constexpr std::int64_t kHeaders = 1 << 20;
+  const auto bytes = static_cast<std::uint64_t>(more * (values * std::int64_t{sizeof(float)} + kHeaders));
   require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
 }
 
@@ -261,7 +265,8 @@ void Run::save() {
   const UninterruptedWrite to_its_end;
   std::vector<at::Tensor> host;
   const bool full = recipe_.adapter.type == AdapterType::none;
-  save_checkpoint(folder_, state(host), full ? std::nullopt : std::optional(adapter_config(recipe_)));
+  save_checkpoint(folder_, state(host),
+                  full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)));
   saved_ = step_;
   retain_checkpoints(folder_, recipe_.save.save_total_limit);
 }
@@ -269,7 +274,8 @@ void Run::save() {
 void Run::save_adapter() const {
   AtomicFolder final_folder(folder_ / "final");
   std::vector<at::Tensor> host;
-  write_adapter(final_folder.path(), adapter_config(recipe_), trained_bytes(decoder_->trained(), host));
+  write_adapter(final_folder.path(), adapter_config(recipe_, inputs_.base.config),
+                trained_bytes(decoder_->trained(), host));
   final_folder.commit();
 }
 

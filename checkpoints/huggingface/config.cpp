@@ -93,9 +93,9 @@ class ConfigFile {
   json json_;
 };
 
-/// What transformers' LlamaConfig and MistralConfig hold for keys that a file leaves out.
+/// What transformers' LlamaConfig, MistralConfig and MixtralConfig hold for keys that a file leaves out.
 ModelConfig class_defaults(const std::string& model_type) {
-  const bool mistral = model_type == "mistral";
+  const bool mixtral = model_type == "mixtral", mistral = mixtral || model_type == "mistral";
   return {.model_type = model_type,
           .vocab_size = 32000,
           .hidden_size = 4096,
@@ -104,9 +104,12 @@ ModelConfig class_defaults(const std::string& model_type) {
           .num_attention_heads = 32,
           .num_key_value_heads = mistral ? 8 : 0,  // 0: as many as attention heads
           .max_position_embeddings = mistral ? 131072 : 2048,
-          .rms_norm_eps = 1e-6,
-          .rope_theta = 10000.0,
-          .sliding_window = mistral ? 4096 : 0,
+          .rms_norm_eps = mixtral ? 1e-5 : 1e-6,
+          .rope_theta = mixtral ? 1e6 : 10000.0,
+          .sliding_window = model_type == "mistral" ? 4096 : 0,
+          .num_local_experts = mixtral ? 8 : 0,
+          .num_experts_per_tok = mixtral ? 2 : 0,
+          .router_aux_loss_coef = mixtral ? 0.001 : 0.0,
           .bos_token_id = 1,
           .eos_token_ids = {2}};
 }
@@ -114,10 +117,11 @@ ModelConfig class_defaults(const std::string& model_type) {
 std::string supported_model_type(const ConfigFile& file) {
   const json* type = file.find("model_type");
   if (type == nullptr) file.refuse("model_type", "model_type is missing", "this must be a model's config.json");
-  if (*type != "llama" && *type != "mistral")
-    file.refuse("model_type",
-                fmt::format("model_type {} is not supported; it must be \"llama\" or \"mistral\"", type->dump()),
-                "choose a base model of the Llama or Mistral family");
+  if (*type != "llama" && *type != "mistral" && *type != "mixtral")
+    file.refuse(
+        "model_type",
+        fmt::format("model_type {} is not supported; it must be \"llama\", \"mistral\" or \"mixtral\"", type->dump()),
+        "choose a base model of the Llama, Mistral or Mixtral family (tune models)");
   return type->get<std::string>();
 }
 
@@ -178,6 +182,24 @@ void read_sizes(const ConfigFile& file, ModelConfig& config) {
                 "correct config.json or copy the model again");
 }
 
+void read_experts(const ConfigFile& file, ModelConfig& config) {
+  if (config.model_type != "mixtral") return;
+  config.num_local_experts = file.count("num_local_experts", config.num_local_experts, 1024);
+  config.num_experts_per_tok = file.count("num_experts_per_tok", config.num_experts_per_tok, 1024);
+  if (config.num_experts_per_tok > config.num_local_experts)
+    file.refuse("num_experts_per_tok",
+                fmt::format("num_experts_per_tok {} is more than num_local_experts {}", config.num_experts_per_tok,
+                            config.num_local_experts),
+                "correct config.json or copy the model again");
+  const json* coefficient = file.find("router_aux_loss_coef");
+  if (coefficient != nullptr && *coefficient != 0)
+    config.router_aux_loss_coef = file.positive("router_aux_loss_coef", coefficient, 0.0, 1e3);
+  if (coefficient != nullptr && *coefficient == 0) config.router_aux_loss_coef = 0.0;
+  if (file.has_value("router_jitter_noise") && *file.find("router_jitter_noise") != 0)
+    file.refuse("router_jitter_noise", "router_jitter_noise is not 0, which is not supported",
+                "write 0.0, as the published model has it");
+}
+
 void read_head_dim(const ConfigFile& file, ModelConfig& config) {
   if (file.has_value("head_dim")) {
     config.head_dim = file.count("head_dim", 0, 1 << 14);
@@ -225,10 +247,11 @@ ModelConfig read_model_config(const std::filesystem::path& folder) {
   refuse_scaled_rope(file, "rope_scaling");
   refuse_scaled_rope(file, "rope_parameters");
   read_sizes(file, config);
+  read_experts(file, config);
   read_head_dim(file, config);
   config.rms_norm_eps = file.positive("rms_norm_eps", file.find("rms_norm_eps"), config.rms_norm_eps, 1.0);
   config.rope_theta = rope_theta(file, config.rope_theta);
-  if (file.find("sliding_window") != nullptr && config.model_type == "mistral")
+  if (file.find("sliding_window") != nullptr && config.model_type != "llama")
     config.sliding_window =
         file.has_value("sliding_window") ? file.count("sliding_window", 0, std::int64_t{1} << 31) : 0;
   config.tie_word_embeddings = file.flag("tie_word_embeddings", false);

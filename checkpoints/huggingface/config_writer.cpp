@@ -30,9 +30,10 @@ ordered_json end_tokens(const std::vector<std::int64_t>& ids) {
 }  // namespace
 
 std::string write_model_config(const ModelConfig& config, Dtype dtype) {
-  const bool mistral = config.model_type == "mistral";
+  const bool mixtral = config.model_type == "mixtral", windowed = mixtral || config.model_type == "mistral";
+  const char* architecture = mixtral ? "MixtralForCausalLM" : windowed ? "MistralForCausalLM" : "LlamaForCausalLM";
   ordered_json json = {
-      {"architectures", {mistral ? "MistralForCausalLM" : "LlamaForCausalLM"}},
+      {"architectures", {architecture}},
       {"model_type", config.model_type},
       {"vocab_size", config.vocab_size},
       {"hidden_size", config.hidden_size},
@@ -52,7 +53,13 @@ std::string write_model_config(const ModelConfig& config, Dtype dtype) {
       {"eos_token_id", end_tokens(config.eos_token_ids)},
       {"torch_dtype", torch_name(dtype)},
   };
-  if (mistral)
+  if (mixtral) {
+    json["num_local_experts"] = config.num_local_experts;
+    json["num_experts_per_tok"] = config.num_experts_per_tok;
+    json["router_aux_loss_coef"] = config.router_aux_loss_coef;
+    json["output_router_logits"] = false;
+  }
+  if (windowed)
     json["sliding_window"] = config.sliding_window > 0 ? ordered_json(config.sliding_window) : ordered_json();
   return json.dump(2) + "\n";
 }

@@ -20,7 +20,7 @@ void append_layer(const ModelConfig& config, std::int64_t layer, std::vector<Ten
   const std::int64_t queries = config.num_attention_heads * config.head_dim;
   const std::int64_t keys = config.num_key_value_heads * config.head_dim;
   const std::int64_t inner = config.intermediate_size;
-  const auto add = [&](const char* name, std::vector<std::int64_t> shape) {
+  const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
     tensors.push_back({fmt::format("model.layers.{}.{}.weight", layer, name), "", std::move(shape)});
   };
   add("input_layernorm", {hidden});
@@ -29,9 +29,19 @@ void append_layer(const ModelConfig& config, std::int64_t layer, std::vector<Ten
   add("self_attn.v_proj", {keys, hidden});
   add("self_attn.o_proj", {hidden, queries});
   add("post_attention_layernorm", {hidden});
-  add("mlp.gate_proj", {inner, hidden});
-  add("mlp.up_proj", {inner, hidden});
-  add("mlp.down_proj", {hidden, inner});
+  if (config.num_local_experts == 0) {
+    add("mlp.gate_proj", {inner, hidden});
+    add("mlp.up_proj", {inner, hidden});
+    add("mlp.down_proj", {hidden, inner});
+    return;
+  }
+  add("block_sparse_moe.gate", {config.num_local_experts, hidden});
+  for (std::int64_t expert = 0; expert < config.num_local_experts; ++expert) {
+    const std::string prefix = fmt::format("block_sparse_moe.experts.{}.", expert);
+    add(prefix + "w1", {inner, hidden});
+    add(prefix + "w3", {inner, hidden});
+    add(prefix + "w2", {hidden, inner});
+  }
 }
 
 }  // namespace

@@ -44,14 +44,14 @@ void write_model(const fs::path& folder, const std::vector<NamedBytes>& weights)
   if (shards.size() > 1) write_text(folder / kShardIndexFile, format_shard_index(shards));
 }
 
-}  // namespace
-
 std::uint64_t checkpoint_bytes(const TrainingState& state) {
   std::uint64_t bytes = kSmallFilesBytes;
   for (const auto* tensors : {&state.weights, &state.optimizer})
     for (const NamedBytes& tensor : *tensors) bytes += tensor.bytes.size();
   return bytes;
 }
+
+}  // namespace
 
 fs::path save_checkpoint(const fs::path& output_dir, const TrainingState& state,
                          const std::optional<AdapterConfig>& adapter) {

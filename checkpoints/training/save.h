@@ -1,5 +1,4 @@
 #pragma once
-#include <cstdint>
 #include <filesystem>
 #include <optional>
 
@@ -7,9 +6,6 @@
 #include "checkpoints/training/state.h"
 
 namespace tune {
-
-/// What a checkpoint of this state takes on the disk, at most.
-std::uint64_t checkpoint_bytes(const TrainingState& state);
 
 /// Writes output_dir/checkpoint-<step>, visible under that name only when all of it is on disk: the weights (as a PEFT
 /// adapter when `adapter` is given, else model shards), optimizer.safetensors, state.json, manifest.json last.

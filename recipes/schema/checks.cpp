@@ -88,6 +88,12 @@ void an_adapter_to_start_from_needs_type_lora(const Recipe& recipe, Reading& rea
                          "write type: lora, or merge the adapter into the base model first");
 }
 
+void adapters_on_routers_are_named_gate(const Recipe& recipe, Reading& reading) {
+  if (recipe.train.train_router && recipe.adapter.type == AdapterType::lora)
+    reading.problems.add(reading.place_of("train.train_router"), "train_router is true, but adapter.type is lora",
+                         "name gate in lora_target_modules, or write adapter.type: none");
+}
+
 void warm_up_and_decay_fit_into_the_steps(const Recipe& recipe, Reading& reading) {
   const TrainOptions& train = recipe.train;
   if (train.lr_scheduler_type == Scheduler::wsd && train.warmup_steps == 0 &&
@@ -233,6 +239,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   lora_computes_in_the_dtype_of_its_base(recipe, reading);
   target_modules_are_linear_layers(recipe, reading);
   an_adapter_to_start_from_needs_type_lora(recipe, reading);
+  adapters_on_routers_are_named_gate(recipe, reading);
   warm_up_and_decay_fit_into_the_steps(recipe, reading);
   holding_out_every_row_leaves_nothing(recipe, reading);
   rows_are_not_trained_and_evaluated_at_once(recipe, reading);

@@ -32,16 +32,18 @@ struct ModelOptions {
   std::optional<Dtype> dtype;  // of the weights in memory; default: as train.precision says
 };
 
-/// What all-linear means, in model order.
-inline const std::vector<std::string> kLinearModules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                        "gate_proj", "up_proj", "down_proj"};
+/// Every linear layer that some decoder has, in model order: of a dense one up to down_proj; a mixture of experts has
+/// gate, its router, and w1, w3, w2 of each expert instead of gate_proj, up_proj and down_proj.
+inline const std::vector<std::string> kLinearModules = {
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "gate", "w1", "w3", "w2"};
 
 struct AdapterOptions {
   AdapterType type = AdapterType::lora;  // none = full fine-tuning
   std::int64_t lora_r = 16;
   double lora_alpha = 32;
   double lora_dropout = 0.0;
-  /// module names such as q_proj, or the one word "all-linear" (every linear layer of the decoder but lm_head)
+  /// module names such as q_proj, or the one word "all-linear": every linear layer of the decoder but lm_head and
+  /// routers
   std::vector<std::string> lora_target_modules = {"all-linear"};
   std::string init_adapter;  // a PEFT folder to start from; empty = fresh A, B = 0
 };
@@ -88,6 +90,8 @@ struct TrainOptions {
   double adam_epsilon = 1.0e-8;
   double weight_decay = 0.0;
   double max_grad_norm = 1.0;  // 0 = no clipping
+  bool train_router = false;   // full fine-tuning of a mixture of experts; adapters name gate in lora_target_modules
+  std::optional<double> router_aux_loss_coef;  // default: the model's own where its routers are trained, else 0
   bool gradient_checkpointing = false;
   Dtype precision = Dtype::bf16;
   Device device = Device::automatic;

@@ -95,6 +95,12 @@ TEST(GgufNames, TranslateBothWays) {
   EXPECT_EQ(gguf_name("model.layers.17.mlp.down_proj.weight"), "blk.17.ffn_down.weight");
   EXPECT_EQ(huggingface_name("output.weight"), "lm_head.weight");
   EXPECT_EQ(huggingface_name("blk.0.attn_q.bias"), std::nullopt);
+  const std::string expert = "model.layers.17.block_sparse_moe.experts.12.w3.weight";
+  EXPECT_EQ(gguf_name(expert), "blk.17.ffn_up_exps.weight");
+  EXPECT_EQ(huggingface_name("blk.17.ffn_up_exps.weight", 12), expert);
+  EXPECT_EQ(expert_number(expert), 12);
+  EXPECT_EQ(expert_number("model.layers.17.block_sparse_moe.gate.weight"), std::nullopt);
+  EXPECT_EQ(gguf_name("model.layers.17.block_sparse_moe.gate.weight"), "blk.17.ffn_gate_inp.weight");
   EXPECT_EQ(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), std::nullopt);
 }
 
@@ -179,7 +185,7 @@ TEST(GgufModel, RefusesWhatItCantCompute) {
   };
   EXPECT_THAT(refusal("general.architecture", "qwen2"), HasSubstr("has the architecture \"qwen2\"; llama is read"));
   EXPECT_THAT(refusal("general.type", "adapter"), HasSubstr("is an adapter, not a model"));
-  EXPECT_THAT(refusal("llama.expert_count", 8u), HasSubstr("mixture of experts"));
+  EXPECT_THAT(refusal("llama.expert_count", 8u), HasSubstr("llama.expert_used_count"));
   EXPECT_THAT(refusal("llama.rope.scaling.type", "linear"), HasSubstr("rope scaling \"linear\""));
   EXPECT_THAT(refusal("llama.embedding_length", 0u), HasSubstr("llama.embedding_length 0; it must be 1 to"));
   EXPECT_THAT(refusal("llama.block_count", 5000u), HasSubstr("5000 layers, but has 1 tensors"));

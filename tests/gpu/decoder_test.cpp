@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::int64_t kVocab = 97;
 
-ModelConfig tiny(std::int64_t kv_heads, std::int64_t window, bool tied) {
+ModelConfig tiny(std::int64_t kv_heads, std::int64_t window, bool tied, std::int64_t experts = 0) {
   return {.model_type = window > 0 ? "mistral" : "llama",
           .vocab_size = kVocab,
           .hidden_size = 64,
@@ -24,7 +24,9 @@ ModelConfig tiny(std::int64_t kv_heads, std::int64_t window, bool tied) {
           .max_position_embeddings = 128,
           .rms_norm_eps = 1e-5,
           .sliding_window = window,
-          .tie_word_embeddings = tied};
+          .tie_word_embeddings = tied,
+          .num_local_experts = experts,
+          .num_experts_per_tok = experts > 0 ? 2 : 0};
 }
 
 // Documents in which every id follows from the one before; the first three of each are not trained.
@@ -47,16 +49,18 @@ struct Case {
   const char* name;
   std::int64_t kv_heads, window;
   bool tied, adapter, checkpointing;
+  std::int64_t experts = 0;
 };
 const Case kCases[] = {
-    {"MHA, LoRA", 4, 0, false, true, false},      {"GQA, LoRA", 2, 0, false, true, true},
-    {"window, LoRA", 2, 5, true, true, false},    {"MHA, full", 4, 0, false, false, false},
-    {"GQA, full, tied", 2, 0, true, false, true}, {"window, full", 1, 5, false, false, false},
+    {"MHA, LoRA", 4, 0, false, true, false},        {"GQA, LoRA", 2, 0, false, true, true},
+    {"window, LoRA", 2, 5, true, true, false},      {"MHA, full", 4, 0, false, false, false},
+    {"GQA, full, tied", 2, 0, true, false, true},   {"window, full", 1, 5, false, false, false},
+    {"experts, LoRA", 2, 0, false, true, false, 4}, {"experts, full", 2, 0, false, false, true, 4},
 };
 
 std::unique_ptr<Decoder> make_decoder(const Case& c, Dtype dtype, const char* device) {
   at::manual_seed(11);
-  const ModelConfig config = tiny(c.kv_heads, c.window, c.tied);
+  const ModelConfig config = tiny(c.kv_heads, c.window, c.tied, c.experts);
   DecoderOptions options{.dtype = dtype, .device = device, .gradient_checkpointing = c.checkpointing};
   options.adapter = {.type = c.adapter ? AdapterType::lora : AdapterType::none, .lora_r = 4, .lora_alpha = 8};
   return std::make_unique<Decoder>(config, RandomModel(config, 0.1), options);

@@ -6,6 +6,7 @@
 #include "train/kernels/attention.h"
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/cuda.h"
+#include "train/kernels/grouped_matmul.h"
 #include "train/kernels/matmul.h"
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/rope.h"
@@ -74,6 +75,26 @@ TEST_F(GpuKernels, RmsNormBackward) {
       expect_close(gpu_d_weight, d_weight, d_weight_scale * sums_of(shape.tokens), name_of(type, shape) + " d_weight");
       const auto again = on_gpu();
       EXPECT_TRUE(at::equal(again.first, gpu_dx) && at::equal(again.second, gpu_d_weight)) << "does not repeat";
+    }
+}
+
+// With columns that the fused kernel takes (multiples of 8 in bf16), and others.
+TEST_F(GpuKernels, GroupedMatmul) {
+  const RowGroups host{at::tensor({40, 40, 41, 130}, at::kInt)}, gpu{host.ends.to(kGpu)};
+  for (const at::ScalarType type : kTypes)
+    for (const std::int64_t in : {64, 20}) {
+      constexpr std::int64_t kOut = 48;
+      const std::string name = fmt::format("{} {} columns", c10::toString(type), in);
+      const at::Tensor x = random({130, in}, type), dy = random({130, kOut}, type);
+      const at::Tensor weight = random({4 * kOut, in}, type);
+      const at::Tensor y = grouped_matmul_nt(x, weight, host), dx = grouped_matmul_nn(dy, weight, host),
+                       dw = grouped_matmul_tn(dy, x, host);
+      const auto bound = [&](const at::Tensor& value, std::int64_t terms) {
+        return value.abs() * (2.1 * unit_roundoff(type)) + static_cast<double>(terms) * sums_of(terms);
+      };
+      expect_close(grouped_matmul_nt(x.to(kGpu), weight.to(kGpu), gpu), y, bound(y, in), name + " nt");
+      expect_close(grouped_matmul_nn(dy.to(kGpu), weight.to(kGpu), gpu), dx, bound(dx, kOut), name + " nn");
+      expect_close(grouped_matmul_tn(dy.to(kGpu), x.to(kGpu), gpu), dw, bound(dw, 89), name + " tn");
     }
 }
 

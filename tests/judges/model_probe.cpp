@@ -61,6 +61,8 @@ tune::DecoderOptions read_options(const json& request) {
   options.dtype = request.at("dtype") == "bf16" ? tune::Dtype::bf16 : tune::Dtype::fp32;
   options.gradient_checkpointing = request.value("gradient_checkpointing", false);
   options.training = request.value("backward", true);
+  options.train_router = request.value("train_router", false);
+  options.router_aux_loss_coef = request.value("router_aux_loss_coef", 0.0);
   options.adapter.type = tune::AdapterType::none;
   if (const auto adapter = request.find("adapter"); adapter != request.end() && adapter->is_object()) {
     options.adapter = {.type = tune::AdapterType::lora,
@@ -88,6 +90,10 @@ void answer(const json& request) {
     answers.add("logits." + std::to_string(number), tune::logits(decoder, batch, rows));
     const tune::Loss loss = tune::supervised_loss(decoder, batch, request.value("scale", 1.0), options.training);
     answers.add("loss." + std::to_string(number), at::full({1}, loss.sum));
+    if (loss.router_load) {
+      answers.add("aux_loss." + std::to_string(number), at::full({1}, loss.router_load->aux_loss));
+      answers.add("expert_share." + std::to_string(number), at::tensor(loss.router_load->expert_share));
+    }
     ++number;
   }
   if (options.training)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gguf
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 VOCAB = 32000  # of the real tokenizer
@@ -34,6 +34,14 @@ SHAPES = {
     ),
 }  # fmt: skip
 MODELS = list(SHAPES)
+SHAPES["mixtral"] = dict(
+    hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+    num_local_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.02, rope_theta=1e6, sliding_window=None,
+)  # fmt: skip
+SHAPES["mixtral-eight"] = dict(
+    hidden_size=96, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, intermediate_size=64,
+    num_local_experts=8, num_experts_per_tok=2, router_aux_loss_coef=0.02, rope_theta=1e6, sliding_window=None,
+)  # fmt: skip
 
 
 def mistral_tokenizer():
@@ -47,7 +55,9 @@ def build(name, seed, **changes):
     shape.update(changes)
     rope_theta = shape.pop("rope_theta", 1e4)
     shape["rope_parameters"] = {"rope_type": "default", "rope_theta": rope_theta}
-    if name.startswith("mistral"):
+    if name.startswith("mixtral"):
+        model = MixtralForCausalLM(MixtralConfig(**shape, attn_implementation="eager", experts_implementation="eager"))
+    elif name.startswith("mistral"):
         model = MistralForCausalLM(MistralConfig(**shape, attn_implementation="eager"))
     else:
         model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="eager"))
@@ -62,7 +72,7 @@ def randomize(model, seed):
             if parameter.dim() == 1:
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
             else:
-                parameter.normal_(0, 1.2 / math.sqrt(parameter.shape[1]), generator=generator)
+                parameter.normal_(0, 1.2 / math.sqrt(parameter.shape[-1]), generator=generator)
 
 
 disable_progress_bar()

@@ -41,6 +41,36 @@ TEST(Plan, CountsTheParametersOfKnownModels) {
   EXPECT_EQ(total_parameters(config(5120, 40, 40, 40, 13824, 32016)), 13'016'028'160);  // Code Llama
 }
 
+ModelConfig mixtral() {
+  ModelConfig c = config(4096, 32, 32, 8, 14336);
+  c.num_local_experts = 8;
+  c.num_experts_per_tok = 2;
+  c.router_aux_loss_coef = 0.02;
+  return c;
+}
+
+TEST(Plan, CountsExperts) {
+  EXPECT_EQ(total_parameters(mixtral()), 46'702'792'704);
+  // routers stay as they are unless asked for
+  EXPECT_EQ(trainable_parameters(mixtral(), {.type = AdapterType::none}), 46'702'792'704 - 32 * 8 * 4096);
+  EXPECT_EQ(trainable_parameters(mixtral(), {.type = AdapterType::none}, true), 46'702'792'704);
+  EXPECT_THAT(adapted_modules({}, mixtral()), ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "w1", "w3", "w2"));
+  EXPECT_EQ(trainable_parameters(mixtral(), {.lora_r = 16, .lora_target_modules = {"w1", "w2", "w3"}}),
+            32 * 8 * 3 * 16 * (4096 + 14336));
+  // 12.9 billion of them act on a token, the embedding not counted
+  EXPECT_NEAR(flops_per_token(mixtral(), {.type = AdapterType::none}), 6 * 12.75e9, 6 * 0.05e9);
+}
+
+TEST(Plan, AuxiliaryLossCountsWhereRoutersAreTrained) {
+  Recipe recipe;
+  EXPECT_EQ(router_aux_loss_coef(recipe, mixtral()), 0);
+  recipe.adapter.lora_target_modules = {"q_proj", "gate"};
+  EXPECT_EQ(router_aux_loss_coef(recipe, mixtral()), 0.02);
+  recipe.train.router_aux_loss_coef = 0.5;
+  EXPECT_EQ(router_aux_loss_coef(recipe, mixtral()), 0.5);
+  EXPECT_EQ(router_aux_loss_coef(recipe, kLlama2_7b), 0);
+}
+
 TEST(Plan, TiedHeadIsCountedOnce) {
   ModelConfig smol = config(576, 30, 9, 3, 1536, 49152);  // SmolLM2-135M
   smol.tie_word_embeddings = true;
@@ -59,17 +89,19 @@ TEST(Plan, CountsAdapterParameters) {
 }
 
 TEST(Plan, AdaptedModulesAreInModelOrder) {
-  EXPECT_THAT(adapted_modules({.lora_target_modules = {"down_proj", "q_proj"}}), ElementsAre("q_proj", "down_proj"));
-  EXPECT_EQ(adapted_modules({}).size(), 7u);
+  EXPECT_THAT(adapted_modules({.lora_target_modules = {"down_proj", "q_proj"}}, kLlama2_7b),
+              ElementsAre("q_proj", "down_proj"));
+  EXPECT_EQ(adapted_modules({}, kLlama2_7b).size(), 7u);
 }
 
 TEST(Plan, UnknownModuleIsRefusedWithTheKnownOnes) {
   try {
-    adapted_modules({.lora_target_modules = {"qkv_proj"}});
+    adapted_modules({.lora_target_modules = {"qkv_proj"}}, kLlama2_7b);
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_code(), 2);
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("no linear layer is called qkv_proj; they are q_proj, k_proj"));
+    EXPECT_THAT(error.what(),
+                ::testing::HasSubstr("this model has no linear layer called qkv_proj; they are q_proj, k_proj"));
   }
 }
 
@@ -163,9 +195,10 @@ TEST_P(ShippedRecipe, IsPlannedForItsOwnModel) {
   const ModelConfig config = published_config(recipe);
   EXPECT_LE(recipe.data.max_length, config.max_position_embeddings);
   const Plan plan = make_plan(recipe, config, nullptr);
-  const std::map<std::string, std::int64_t> parameters = {
-      {"quickstart", 134'515'008}, {"zephyr-support", 7'241'732'096},
-      {"llama2-7b-lora", 6'738'415'616}, {"llama2-7b-full", 6'738'415'616}};
+  const std::map<std::string, std::int64_t> parameters = {{"quickstart", 134'515'008},
+                                                          {"zephyr-support", 7'241'732'096},
+                                                          {"llama2-7b-lora", 6'738'415'616},
+                                                          {"llama2-7b-full", 6'738'415'616}};
   EXPECT_EQ(plan.parameters, parameters.at(GetParam().stem()));
   EXPECT_GT(plan.trainable_parameters, 0);
   EXPECT_GT(plan.peak_bytes(), 2 * plan.parameters);

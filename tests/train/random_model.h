@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoints/huggingface/model_config.h"
+#include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/weights.h"
 #include "train/model/dtype.h"
 
@@ -16,25 +16,8 @@ namespace tune {
 /// draws); its odd length keeps rows from repeating.
 class RandomModel : public WeightSource {
  public:
-  RandomModel(const ModelConfig& c, double deviation) : pool_(at::randn({(1 << 22) + 17}) * deviation) {
-    const std::int64_t h = c.hidden_size, f = c.intermediate_size;
-    const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-    add("model.embed_tokens.weight", {c.vocab_size, h});
-    for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
-      const std::string layer = "model.layers." + std::to_string(i) + ".";
-      add(layer + "input_layernorm.weight", {h});
-      add(layer + "self_attn.q_proj.weight", {q, h});
-      add(layer + "self_attn.k_proj.weight", {kv, h});
-      add(layer + "self_attn.v_proj.weight", {kv, h});
-      add(layer + "self_attn.o_proj.weight", {h, q});
-      add(layer + "post_attention_layernorm.weight", {h});
-      add(layer + "mlp.gate_proj.weight", {f, h});
-      add(layer + "mlp.up_proj.weight", {f, h});
-      add(layer + "mlp.down_proj.weight", {h, f});
-    }
-    add("model.norm.weight", {h});
-    if (!c.tie_word_embeddings) add("lm_head.weight", {c.vocab_size, h});
-  }
+  RandomModel(const ModelConfig& config, double deviation)
+      : pool_(at::randn({(1 << 22) + 17}) * deviation), infos_(expected_tensors(config)) {}
 
   const std::vector<TensorInfo>& tensors() const override { return infos_; }
 
@@ -54,10 +37,6 @@ class RandomModel : public WeightSource {
   }
 
  private:
-  void add(const std::string& name, std::vector<std::int64_t> shape) {
-    infos_.push_back({name, "F32", std::move(shape)});
-  }
-
   at::Tensor pool_;
   std::vector<TensorInfo> infos_;
 };

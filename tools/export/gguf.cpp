@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <map>
+
 #include "checkpoints/gguf/blocks/blocks.h"
 #include "checkpoints/gguf/names.h"
 #include "checkpoints/gguf/tokenizer.h"
@@ -47,7 +49,7 @@ std::uint32_t file_type(Quant quant) {
 }
 
 GgufType type_for(const TensorInfo& tensor, Quant quant) {
-  if (tensor.shape.size() == 1) return GgufType::f32;
+  if (tensor.shape.size() == 1 || tensor.name.ends_with("block_sparse_moe.gate.weight")) return GgufType::f32;
   const GgufType type = type_of(quant);
   return tensor.shape.back() % traits_of(type)->block == 0 ? type : GgufType::f16;
 }
@@ -93,6 +95,10 @@ void append_model(const ModelConfig& config, GgufMetadata& metadata) {
     add("attention.key_length", config.head_dim);
     add("attention.value_length", config.head_dim);
   }
+  if (config.num_local_experts > 0) {
+    add("expert_count", config.num_local_experts);
+    add("expert_used_count", config.num_experts_per_tok);
+  }
   add("vocab_size", config.vocab_size);
   metadata.emplace_back("llama.attention.layer_norm_rms_epsilon", static_cast<float>(config.rms_norm_eps));
   metadata.emplace_back("llama.rope.freq_base", static_cast<float>(config.rope_theta));
@@ -104,11 +110,36 @@ void warn_of_differences(const ModelConfig& config) {
          config.sliding_window);
 }
 
-void write_weights(const ModelForExport& model, const std::vector<TensorInfo>& tensors, GgufWriter& writer) {
+/// A tensor of the file and what it is made of: one of the model's tensors, or those of all experts, stacked.
+struct Target {
+  GgufTensorInfo info;
+  std::vector<TensorInfo> sources;
+};
+
+std::vector<Target> targets_of(const ModelConfig& config, Quant quant) {
+  std::vector<Target> targets;
+  std::map<std::string, std::size_t> stacks;
+  for (const TensorInfo& tensor : expected_tensors(config)) {
+    const auto name = gguf_name(tensor.name);
+    TUNE_CHECK(name, "no GGUF name for {}", tensor.name);
+    if (const auto stack = stacks.find(*name); stack != stacks.end()) {
+      targets[stack->second].sources.push_back(tensor);
+      continue;
+    }
+    std::vector<std::int64_t> shape = tensor.shape;
+    if (holds_stacked_experts(*name)) {
+      shape.insert(shape.begin(), config.num_local_experts);
+      stacks[*name] = targets.size();
+    }
+    targets.push_back({{*name, type_for(tensor, quant), std::move(shape)}, {tensor}});
+  }
+  return targets;
+}
+
+void write_weights(const ModelForExport& model, const std::vector<Target>& targets, GgufWriter& writer) {
   const std::int64_t head_dim = model.base.config.head_dim;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const GgufTensorInfo& target = writer.tensors()[i];
-    const bool permuted = rows_are_permuted(tensors[i].name);
+  for (const auto& [target, sources] : targets) {
+    const bool permuted = rows_are_permuted(sources.front().name);
     const GgufTypeTraits& traits = *traits_of(target.type);
     const auto encode = [&](std::span<float> rows) {
       if (permuted) permute_rows_for_gguf(rows, target.shape.back(), head_dim);
@@ -118,8 +149,9 @@ void write_weights(const ModelForExport& model, const std::vector<TensorInfo>& t
       return bytes;
     };
     const RowEncoding encoding{.type = traits.name, .overflow = overflow_of(target.type), .encode = encode};
-    stream_tensor(model.weights, tensors[i], permuted ? head_dim : 1, encoding,
-                  [&](std::span<const std::byte> piece) { writer.write_tensor(target.name, piece); });
+    for (const TensorInfo& source : sources)
+      stream_tensor(model.weights, source, permuted ? head_dim : 1, encoding,
+                    [&](std::span<const std::byte> piece) { writer.write_tensor(target.name, piece); });
   }
 }
 
@@ -136,18 +168,16 @@ void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem
   append_general(model.base, quant, metadata);
   append_model(config, metadata);
   append_gguf_tokenizer(tokenizer, metadata);
-  const std::vector<TensorInfo> tensors = expected_tensors(config);
-  std::vector<GgufTensorInfo> targets;
+  const std::vector<Target> targets = targets_of(config, quant);
+  std::vector<GgufTensorInfo> infos;
   std::uint64_t bytes = 0;
-  for (const TensorInfo& tensor : tensors) {
-    const auto name = gguf_name(tensor.name);
-    TUNE_CHECK(name, "no GGUF name for {}", tensor.name);
-    targets.push_back({*name, type_for(tensor, quant), tensor.shape});
-    bytes += stored_bytes(targets.back());
+  for (const Target& target : targets) {
+    infos.push_back(target.info);
+    bytes += stored_bytes(target.info);
   }
   require_free_disk(output, bytes + bytes / 10, "the exported model");
-  GgufWriter writer(output, metadata, std::move(targets));
-  write_weights(model, tensors, writer);
+  GgufWriter writer(output, metadata, std::move(infos));
+  write_weights(model, targets, writer);
   writer.close();
 }
 

@@ -47,7 +47,7 @@ int eval_verb(const std::vector<std::string>& arguments) {
   if (values.count("model") != 0) recipe.model.base_model = values["model"].as<std::string>();
 
   const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
-  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, false));
+  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
   const Evaluation evaluation =
       evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size)
           .value();  // no signal is caught here, so that no stop can be asked for

@@ -71,7 +71,7 @@ int generate_verb(const std::vector<std::string>& arguments) {
   recipe.train.precision = dtype == "bf16" ? Dtype::bf16 : Dtype::fp32;
   choose_adapter(recipe, values["adapter"].as<std::string>());
   const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
-  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, false));
+  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
   const auto ask = [&] {
     return answer(*decoder, inputs, values["prompt"].as<std::string>(), max_tokens, values["seed"].as<std::int64_t>(),
                   temperature);

@@ -39,6 +39,8 @@ void JsonLines::write(const StepReport& report) {
   add("eval_loss", report.eval_loss);
   add("learning_rate", report.learning_rate);
   add("grad_norm", report.grad_norm);
+  add("router_aux_loss", report.router_aux_loss);
+  add("expert_share", report.expert_share);
   add("tokens", report.tokens);
   add("trained_tokens", report.trained_tokens);
   add("tokens_per_s", report.tokens_per_s);

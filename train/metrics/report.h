@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace tune {
 
@@ -12,9 +13,11 @@ struct StepReport {
   std::optional<double> loss = std::nullopt;  // of the step, nats a trained token
   std::optional<double> eval_loss = std::nullopt;
   std::optional<double> learning_rate = std::nullopt;
-  std::optional<double> grad_norm = std::nullopt;             // before clipping
-  std::optional<std::int64_t> tokens = std::nullopt;          // since step 0
-  std::optional<std::int64_t> trained_tokens = std::nullopt;  // since step 0
+  std::optional<double> grad_norm = std::nullopt;                  // before clipping
+  std::optional<double> router_aux_loss = std::nullopt;            // before its coefficient; not part of loss
+  std::optional<std::vector<double>> expert_share = std::nullopt;  // of all tokens sent to experts, over all layers
+  std::optional<std::int64_t> tokens = std::nullopt;               // since step 0
+  std::optional<std::int64_t> trained_tokens = std::nullopt;       // since step 0
   std::optional<double> tokens_per_s = std::nullopt;
   std::optional<double> mfu = std::nullopt;                // share of the device's peak; absent where that is not known
   std::optional<std::int64_t> peak_memory = std::nullopt;  // bytes

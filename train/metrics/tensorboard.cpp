@@ -89,7 +89,7 @@ TensorBoard::TensorBoard(const std::filesystem::path& folder, std::int64_t first
 
 void TensorBoard::write(const StepReport& report) {
   std::string summary;
-  const auto add = [&](const char* tag, const auto& value) {
+  const auto add = [&](const std::string& tag, const auto& value) {
     if (value) summary += field_bytes(1, field_bytes(1, tag) + field_float(2, static_cast<float>(*value)));
   };
   add("train/loss", report.loss);
@@ -97,6 +97,9 @@ void TensorBoard::write(const StepReport& report) {
   add("train/grad_norm", report.grad_norm);
   add("train/tokens_per_s", report.tokens_per_s);
   add("train/peak_memory", report.peak_memory);
+  add("train/router_aux_loss", report.router_aux_loss);
+  for (std::size_t i = 0; report.expert_share && i < report.expert_share->size(); ++i)
+    add(fmt::format("experts/share_{}", i), std::optional((*report.expert_share)[i]));
   add("eval/eval_loss", report.eval_loss);
   record(field_double(1, wall_time()) + field_varint(2, static_cast<std::uint64_t>(report.step)) +
          field_bytes(5, summary));

@@ -32,6 +32,7 @@ struct Decoder::Parts {
   at::Tensor ids;
   std::vector<LayerTape> tapes;  // with gradient checkpointing only the inputs are filled
   at::Tensor last_hidden, last_inv_rms;
+  RouterStatistics router_statistics;
 
   Sequence make_sequence(const std::vector<std::int32_t>& positions, std::vector<std::int32_t> document_starts);
   void collect_trained();
@@ -87,7 +88,7 @@ void Decoder::Parts::collect_trained() {
   const bool full = options.adapter.type == AdapterType::none;
   if (full) add("model.embed_tokens.weight", embedding, embedding_master, embedding_gradient, true);
   for (auto& layer : layers) {
-    if (full) layer->train_weights();
+    if (full) layer->train_weights(options.train_router);
     layer->append_parameters(trained);
   }
   if (!full) return;
@@ -113,7 +114,7 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const D
     const std::string prefix = fmt::format("model.layers.{}.", i);
     slots.push_back({prefix + "input_layernorm.weight", layer.input_norm});
     slots.push_back({prefix + "post_attention_layernorm.weight", layer.post_attention_norm});
-    for (LinearGroup* group : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
+    for (LinearGroup* group : layer.groups())
       for (const LinearModule& module : group->modules())
         slots.push_back({module.name + ".weight", group->weight().narrow(0, module.first_row, module.rows)});
   }
@@ -153,6 +154,8 @@ at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
   p.ids = on_device(batch.ids, p.options);
   at::Tensor x = p.embedding.index_select(0, p.ids);
   if (keep) p.tapes.resize(p.layers.size());
+  p.router_statistics = {};
+  p.sequence.router_statistics = &p.router_statistics;
   const bool checkpointing = p.options.gradient_checkpointing;
   for (std::size_t i = 0; i < p.layers.size(); ++i) {
     if (keep && checkpointing) p.tapes[i].input = x;
@@ -166,10 +169,27 @@ at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
   return result.y;
 }
 
-void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index) {
+std::optional<RouterLoad> Decoder::router_load() const {
+  const RouterStatistics& all = parts_->router_statistics;
+  if (!all.assigned.defined()) return std::nullopt;
+  const auto rows = static_cast<double>(all.rows);
+  const at::Tensor share = (all.assigned / all.assigned.sum()).to(at::kDouble).cpu().contiguous();
+  const double* first = share.const_data_ptr<double>();
+  return RouterLoad{(all.assigned / rows * (all.probabilities / rows)).sum().item<double>() *
+                        static_cast<double>(parts_->config.num_local_experts),
+                    {first, first + share.size(0)}};
+}
+
+void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, double aux_weight) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Parts& p = *parts_;
   TUNE_CHECK(p.tapes.size() == p.layers.size(), "backward without a forward that kept its tape");
+  p.sequence.router_statistics = nullptr;
+  if (const RouterStatistics& all = p.router_statistics; aux_weight != 0 && all.assigned.defined()) {
+    const auto rows = static_cast<double>(all.rows);
+    p.sequence.d_router_probabilities =
+        all.assigned * (aux_weight * static_cast<double>(p.config.num_local_experts) / (rows * rows));
+  }
   at::Tensor d_x = at::zeros_like(p.last_hidden);
   {
     at::Tensor d_normed = at::zeros_like(p.last_hidden);

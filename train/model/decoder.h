@@ -30,7 +30,9 @@ struct DecoderOptions {
   AdapterOptions adapter;      // type none: every weight is trained
   bool training = true;        // false: no gradient buffers, nothing is trained
   bool gradient_checkpointing = false;
-  std::int64_t seed = 42;  // of the adapter's initial values and dropout
+  bool train_router = false;          // full fine-tuning: the routers' weights, too
+  double router_aux_loss_coef = 0.0;  // weight of the auxiliary loss beside the loss a token
+  std::int64_t seed = 42;             // of the adapter's initial values and dropout
 };
 
 /// Keys and values of one growing sequence, a tensor [tokens, 2 * kv_heads * head_dim] a layer.
@@ -39,7 +41,16 @@ struct KeyValueCache {
   std::int64_t tokens = 0;
 };
 
-/// The Llama family: pre-norm blocks of grouped-query attention and SwiGLU. Forward and backward are written out by
+/// How evenly the routers of all layers spread the tokens of one micro-batch.
+struct RouterLoad {
+  /// experts * sum over experts of (share of assignments * k) * (mean probability): k where all is even. Over all
+  /// layers and tokens, as transformers computes it (Fedus et al. 2021, equations 4 to 6).
+  double aux_loss = 0;
+  std::vector<double> expert_share;  // [experts], sums to one
+};
+
+/// The Llama family: pre-norm blocks of grouped-query attention and SwiGLU, one or several of which a router
+/// chooses. Forward and backward are written out by
 /// hand, layer by layer: the tape is the list of saved tensors, nothing else is kept. One thread at a time.
 class Decoder {
  public:
@@ -61,8 +72,12 @@ class Decoder {
   at::Tensor forward(const PackedBatch& batch, bool keep);
 
   /// d_hidden [rows, hidden]: gradient for the rows `row_index` [rows] int64 of the last forward's result; all other
-  /// rows have none. Adds to the gradients of trained(), then forgets what was kept.
-  void backward(const at::Tensor& d_hidden, const at::Tensor& row_index);
+  /// rows have none. Adds to the gradients of trained(), then forgets what was kept. aux_weight: of the auxiliary loss
+  /// of that forward pass, whose gradient is added; without experts it means nothing.
+  void backward(const at::Tensor& d_hidden, const at::Tensor& row_index, double aux_weight = 0);
+
+  /// Of the last forward(); nothing for a model without experts.
+  std::optional<RouterLoad> router_load() const;
 
   /// Runs the forward pass once more and names the first module whose output overflows, as Layer::first_overflow does;
   /// "" where none before lm_head does. For reports: slow.

@@ -6,12 +6,16 @@
 #include <cmath>
 
 #include "train/kernels/rms_norm.h"
-#include "train/kernels/swiglu.h"
 #include "train/model/dtype.h"
 #include "train/model/overflow.h"
 #include "train/plan/plan.h"
 
 namespace tune {
+namespace {
+
+constexpr std::uint64_t kQkv = 0, kO = 1;  // for Sequence::dropout_key
+
+}  // namespace
 
 Layer::Layer(const ModelConfig& config, std::int64_t index, const DecoderOptions& options)
     : index_(index),
@@ -20,27 +24,33 @@ Layer::Layer(const ModelConfig& config, std::int64_t index, const DecoderOptions
              .kv_heads = config.num_key_value_heads,
              .head_dim = config.head_dim,
              .window = config.sliding_window},
-      prefix_(fmt::format("model.layers.{}.", index)) {
-  const std::int64_t hidden = config.hidden_size, inner = config.intermediate_size;
+      prefix_(fmt::format("model.layers.{}.", index)),
+      mlp_(config, index, prefix_, options) {
+  const std::int64_t hidden = config.hidden_size;
   const std::int64_t q = config.num_attention_heads * config.head_dim,
                      kv = config.num_key_value_heads * config.head_dim;
   const auto module = [&](const char* name, std::int64_t rows) {
     return LinearModule{.name = prefix_ + name, .rows = rows};
   };
-  qkv = LinearGroup({module("self_attn.q_proj", q), module("self_attn.k_proj", kv), module("self_attn.v_proj", kv)},
-                    hidden, options);
-  o = LinearGroup({module("self_attn.o_proj", hidden)}, q, options);
-  gate_up = LinearGroup({module("mlp.gate_proj", inner), module("mlp.up_proj", inner)}, hidden, options);
-  down = LinearGroup({module("mlp.down_proj", hidden)}, inner, options);
+  qkv_ = LinearGroup({module("self_attn.q_proj", q), module("self_attn.k_proj", kv), module("self_attn.v_proj", kv)},
+                     hidden, options);
+  o_ = LinearGroup({module("self_attn.o_proj", hidden)}, q, options);
   input_norm = at::empty({hidden}, tensor_options(options));
   post_attention_norm = at::empty({hidden}, tensor_options(options));
   if (options.adapter.type == AdapterType::none) return;
-  const std::vector<std::string> targets = adapted_modules(options.adapter);
-  for (LinearGroup* group : {&qkv, &o, &gate_up, &down}) group->add_adapter(targets, options);
+  const std::vector<std::string> targets = adapted_modules(options.adapter, config);
+  for (LinearGroup* group : groups()) group->add_adapter(targets, options);
 }
 
-void Layer::train_weights() {
-  for (LinearGroup* group : {&qkv, &o, &gate_up, &down}) group->train_weights();
+std::vector<LinearGroup*> Layer::groups() {
+  std::vector<LinearGroup*> all = {&qkv_, &o_};
+  for (LinearGroup* group : mlp_.groups()) all.push_back(group);
+  return all;
+}
+
+void Layer::train_weights(bool router) {
+  for (LinearGroup* group : groups())
+    if (router || group != mlp_.gate()) group->train_weights();
   const auto master_of = [](const at::Tensor& t) { return t.scalar_type() == at::kFloat ? t : t.to(at::kFloat); };
   input_norm_master_ = master_of(input_norm);
   post_attention_norm_master_ = master_of(post_attention_norm);
@@ -58,39 +68,22 @@ void Layer::append_parameters(std::vector<Parameter>& parameters) {
                             .decays = false});
   };
   norm("input_layernorm", input_norm, input_norm_master_, input_norm_gradient_);
-  qkv.append_parameters(parameters);
-  o.append_parameters(parameters);
+  qkv_.append_parameters(parameters);
+  o_.append_parameters(parameters);
   norm("post_attention_layernorm", post_attention_norm, post_attention_norm_master_, post_attention_norm_gradient_);
-  gate_up.append_parameters(parameters);
-  down.append_parameters(parameters);
-}
-
-DropoutKey Layer::dropout_key(const Sequence& sequence, std::uint64_t group) const {
-  constexpr std::uint64_t kModulesPerGroup = 4, kGroupsPerLayer = 4;
-  return {.probability = sequence.dropout,
-          .seed = sequence.dropout_seed +
-                  (static_cast<std::uint64_t>(index_) * kGroupsPerLayer + group) * kModulesPerGroup};
-}
-
-at::Tensor Layer::mlp(const at::Tensor& normed, const Sequence& sequence, LayerTape* tape) const {
-  at::Tensor gate_up_values = gate_up.forward(normed, tape != nullptr ? &tape->gate_up_down : nullptr,
-                                              sequence.adapter_on, dropout_key(sequence, 2));
-  const at::Tensor inner = swiglu(gate_up_values);
-  if (tape != nullptr) tape->gate_up = gate_up_values;
-  return down.forward(inner, tape != nullptr ? &tape->down_down : nullptr, sequence.adapter_on,
-                      dropout_key(sequence, 3));
+  for (LinearGroup* group : mlp_.groups()) group->append_parameters(parameters);
 }
 
 at::Tensor Layer::forward(const at::Tensor& x, const Sequence& sequence, LayerTape* tape) const {
   const RmsNormResult norm_1 = rms_norm(x, input_norm, eps_);
-  at::Tensor rotated =
-      qkv.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter_on, dropout_key(sequence, 0));
+  at::Tensor rotated = qkv_.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter_on,
+                                    sequence.dropout_key(index_, kQkv));
   rope_(rotated, shape_.query_heads + shape_.kv_heads, shape_.head_dim, sequence.positions, sequence.rope, false);
   const AttentionResult attended = attention(rotated, sequence.document_starts, shape_);
-  at::Tensor middle =
-      o.forward(attended.out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on, dropout_key(sequence, 1));
+  at::Tensor middle = o_.forward(attended.out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on,
+                                 sequence.dropout_key(index_, kO));
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
-  at::Tensor y = mlp(norm_2.y, sequence, tape);
+  at::Tensor y = mlp_.forward(norm_2.y, sequence, tape != nullptr ? &tape->mlp : nullptr);
   y.add_(middle);
   if (tape != nullptr) {
     tape->input = x;
@@ -105,21 +98,16 @@ at::Tensor Layer::forward(const at::Tensor& x, const Sequence& sequence, LayerTa
 
 at::Tensor Layer::backward(at::Tensor d_y, const Sequence& sequence, LayerTape& tape, bool want_d_x) {
   {
-    const at::Tensor inner = swiglu(tape.gate_up);
-    const at::Tensor d_inner = down.backward(d_y, inner, tape.down_down, true, dropout_key(sequence, 3));
-    swiglu_backward_(tape.gate_up, d_inner);
-  }
-  {
     const at::Tensor normed = rms_norm_recompute(tape.middle, post_attention_norm, tape.inv_rms_2);
-    const at::Tensor d_normed =
-        gate_up.backward(tape.gate_up, normed, tape.gate_up_down, true, dropout_key(sequence, 2));
+    const at::Tensor d_normed = mlp_.backward(d_y, normed, sequence, tape.mlp);
     rms_norm_backward_add_(d_y, d_normed, tape.middle, post_attention_norm, tape.inv_rms_2,
                            post_attention_norm_gradient_);
-    tape.gate_up = tape.middle = at::Tensor();
+    tape.middle = at::Tensor();
   }
   at::Tensor d_qkv;
   {
-    const at::Tensor d_attended = o.backward(d_y, tape.attention.out, tape.o_down, true, dropout_key(sequence, 1));
+    const at::Tensor d_attended =
+        o_.backward(d_y, tape.attention.out, tape.o_down, true, sequence.dropout_key(index_, kO));
     d_qkv = attention_backward(d_attended, tape.qkv, tape.attention, sequence.document_starts, shape_);
     tape.qkv = at::Tensor();
     tape.attention = {};
@@ -128,7 +116,7 @@ at::Tensor Layer::backward(at::Tensor d_y, const Sequence& sequence, LayerTape& 
   const bool norm_trained = input_norm_gradient_.defined();
   const at::Tensor normed = rms_norm_recompute(tape.input, input_norm, tape.inv_rms_1);
   const at::Tensor d_normed =
-      qkv.backward(d_qkv, normed, tape.qkv_down, want_d_x || norm_trained, dropout_key(sequence, 0));
+      qkv_.backward(d_qkv, normed, tape.qkv_down, want_d_x || norm_trained, sequence.dropout_key(index_, kQkv));
   if (want_d_x || norm_trained)
     rms_norm_backward_add_(d_y, d_normed, tape.input, input_norm, tape.inv_rms_1, input_norm_gradient_);
   tape = {};
@@ -139,7 +127,7 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const Sequence& sequence, 
   const std::int64_t d = shape_.head_dim, group = shape_.query_heads / shape_.kv_heads, tokens = x.size(0);
   const std::int64_t q_columns = shape_.query_heads * d, kv_columns = shape_.kv_heads * d;
   const RmsNormResult norm_1 = rms_norm(x, input_norm, eps_);
-  at::Tensor rotated = qkv.forward(norm_1.y, nullptr, sequence.adapter_on, {});
+  at::Tensor rotated = qkv_.forward(norm_1.y, nullptr, sequence.adapter_on, {});
   rope_(rotated, shape_.query_heads + shape_.kv_heads, d, sequence.positions, sequence.rope, false);
   const at::Tensor new_kv = rotated.narrow(1, q_columns, 2 * kv_columns);
   const bool first = !cache.defined();
@@ -157,25 +145,16 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const Sequence& sequence, 
     const at::Tensor scores = at::matmul(query, keys).to(at::kFloat).div_(std::sqrt(static_cast<double>(d)));
     attended = at::matmul(at::softmax(scores, -1).to(values.scalar_type()), values).reshape({tokens, q_columns});
   }
-  at::Tensor middle = o.forward(attended, nullptr, sequence.adapter_on, {});
+  at::Tensor middle = o_.forward(attended, nullptr, sequence.adapter_on, {});
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
-  return mlp(norm_2.y, sequence, nullptr).add_(middle);
+  return mlp_.forward(norm_2.y, sequence, nullptr).add_(middle);
 }
 
 std::string Layer::first_overflow(const LayerTape& tape, const at::Tensor& y) const {
-  const auto of_group = [](const LinearGroup& group, const at::Tensor& values) {
-    for (const LinearModule& module : group.modules()) {
-      std::string found = overflow_of(module.name, values.narrow(1, module.first_row, module.rows));
-      if (!found.empty()) return found;
-    }
-    return std::string();
-  };
-  std::string found = of_group(qkv, tape.qkv);
+  std::string found = qkv_.first_overflow(tape.qkv);
   if (found.empty()) found = overflow_of(prefix_ + "self_attn", tape.attention.out);
-  if (found.empty()) found = of_group(o, tape.middle);
-  if (found.empty()) found = of_group(gate_up, tape.gate_up);
-  if (found.empty()) found = overflow_of(prefix_ + "mlp.act_fn", swiglu(tape.gate_up));
-  if (found.empty()) found = of_group(down, y);
+  if (found.empty()) found = o_.first_overflow(tape.middle);
+  if (found.empty()) found = mlp_.first_overflow(tape.mlp, y);
   return found;
 }
 

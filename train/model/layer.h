@@ -7,29 +7,21 @@
 
 #include "checkpoints/huggingface/model_config.h"
 #include "train/kernels/attention.h"
-#include "train/kernels/rope.h"
 #include "train/model/linear.h"
+#include "train/model/mlp.h"
+#include "train/model/sequence.h"
 
 namespace tune {
-
-/// What a layer has to know of a micro-batch besides the hidden states.
-struct Sequence {
-  at::Tensor positions;  // [tokens] int32
-  std::vector<std::int32_t> document_starts;
-  RopeTable rope;
-  bool adapter_on = true;
-  double dropout = 0;
-  std::uint64_t dropout_seed = 0;  // of (seed, step, micro-batch)
-};
 
 /// What one layer's backward needs from its forward. Element sizes and shapes decide the memory plan
 /// (train/plan/memory.cpp): change both together.
 struct LayerTape {
-  at::Tensor input, inv_rms_1, qkv_down, qkv, o_down, middle, inv_rms_2, gate_up_down, gate_up, down_down;
+  at::Tensor input, inv_rms_1, qkv_down, qkv, o_down, middle, inv_rms_2;
   AttentionResult attention;
+  MlpTape mlp;
 };
 
-/// One pre-norm block: x + attention(norm(x)), then x + swiglu_mlp(norm(x)).
+/// One pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)).
 class Layer {
  public:
   Layer(const ModelConfig& config, std::int64_t index, const DecoderOptions& options);
@@ -48,19 +40,18 @@ class Layer {
   std::string first_overflow(const LayerTape& tape, const at::Tensor& y) const;
 
   void append_parameters(std::vector<Parameter>& parameters);
-  void train_weights();
+  void train_weights(bool router);
 
-  LinearGroup qkv, o, gate_up, down;
+  std::vector<LinearGroup*> groups();          // in model order
   at::Tensor input_norm, post_attention_norm;  // [hidden]
 
  private:
-  at::Tensor mlp(const at::Tensor& normed, const Sequence& sequence, LayerTape* tape) const;
-  DropoutKey dropout_key(const Sequence& sequence, std::uint64_t group) const;
-
   std::int64_t index_;
   double eps_;
   AttentionShape shape_;
   std::string prefix_;
+  LinearGroup qkv_, o_;
+  Mlp mlp_;
   at::Tensor input_norm_master_, post_attention_norm_master_;  // full fine-tuning only
   at::Tensor input_norm_gradient_, post_attention_norm_gradient_;
 };

@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "recipes/schema/error.h"
-#include "train/kernels/matmul.h"
 #include "train/model/dtype.h"
+#include "train/model/overflow.h"
 
 namespace tune {
 namespace {
@@ -36,8 +36,9 @@ std::string peft_key(const std::string& module, const char* factor) {
 
 }  // namespace
 
-LinearGroup::LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options)
-    : modules_(std::move(modules)) {
+LinearGroup::LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options,
+                         std::int64_t experts)
+    : modules_(std::move(modules)), experts_(experts) {
   std::int64_t rows = 0;
   for (LinearModule& module : modules_) {
     module.first_row = rows;
@@ -47,13 +48,15 @@ LinearGroup::LinearGroup(std::vector<LinearModule> modules, std::int64_t in_feat
 }
 
 void LinearGroup::add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options) {
+  std::int64_t adapted = 0;
   for (LinearModule& module : modules_)
-    if (std::find(targets.begin(), targets.end(), leaf(module.name)) != targets.end()) module.adapter = adapted_++;
-  if (adapted_ == 0) return;
+    if (std::find(targets.begin(), targets.end(), leaf(module.name)) != targets.end()) module.adapter = adapted++;
+  if (adapted == 0) return;
+  adapted_ = adapted / experts_;
   rank_ = options.adapter.lora_r;
   scale_ = options.adapter.lora_alpha / static_cast<double>(rank_);
   const auto fp32 = weight_.options().dtype(at::kFloat);
-  lora_a_ = at::zeros({adapted_ * rank_, weight_.size(1)}, weight_.options());
+  lora_a_ = at::zeros({adapted * rank_, weight_.size(1)}, weight_.options());
   lora_b_ = at::zeros({weight_.size(0), adapted_ * rank_}, weight_.options());
   lora_a_master_ = weight_.scalar_type() == at::kFloat ? lora_a_ : at::zeros_like(lora_a_, fp32);
   const double bound = 1.0 / std::sqrt(static_cast<double>(weight_.size(1)));
@@ -84,49 +87,74 @@ at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const
   return (x * at::empty_like(x).bernoulli_(keep, generator)).mul_(1 / keep);
 }
 
-at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on,
-                                const DropoutKey& dropout) const {
-  at::Tensor y = matmul_nt(x, weight_);
+// The i-th adapted module's A of all experts, one below the other.
+at::Tensor LinearGroup::factor_a(std::int64_t adapter) const {
+  return lora_a_.view({experts_, adapted_ * rank_, lora_a_.size(1)})
+      .narrow(1, adapter * rank_, rank_)
+      .reshape({experts_ * rank_, lora_a_.size(1)});
+}
+
+at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout,
+                                const RowGroups& groups) const {
+  at::Tensor y = grouped_matmul_nt(x, weight_, groups);
   if (adapted_ == 0 || !adapter_on) return y;
   at::Tensor projected;
   if (dropout.probability == 0) {
-    projected = matmul_nt(x, lora_a_);
+    projected = grouped_matmul_nt(x, lora_a_, groups);
   } else {
     projected = at::empty({x.size(0), adapted_ * rank_}, x.options());
     for (std::int64_t i = 0; i < adapted_; ++i)
-      projected.narrow(1, i * rank_, rank_)
-          .copy_(matmul_nt(dropped(x, i, dropout), lora_a_.narrow(0, i * rank_, rank_)));
+      projected.narrow(1, i * rank_, rank_).copy_(grouped_matmul_nt(dropped(x, i, dropout), factor_a(i), groups));
   }
-  add_matmul_(y, projected, lora_b_.t(), scale_);
+  add_grouped_matmul_nt_(y, projected, lora_b_, scale_, groups);
   if (down != nullptr) *down = projected;
   return y;
 }
 
 at::Tensor LinearGroup::backward(const at::Tensor& d_y, const at::Tensor& x, const at::Tensor& down, bool want_d_x,
-                                 const DropoutKey& dropout) {
-  if (weight_gradient_.defined()) weight_gradient_.add_(matmul_tn(d_y, x));
+                                 const DropoutKey& dropout, const RowGroups& groups) {
+  if (weight_gradient_.defined()) weight_gradient_.add_(grouped_matmul_tn(d_y, x, groups));
   at::Tensor d_x;
-  if (want_d_x) d_x = matmul_nn(d_y, weight_);
+  if (want_d_x) d_x = grouped_matmul_nn(d_y, weight_, groups);
   if (adapted_ == 0) return d_x;
 
-  const at::Tensor d_b = matmul_tn(d_y, down);  // only its diagonal blocks belong to the adapters
+  const at::Tensor d_b = grouped_matmul_tn(d_y, down, groups);  // only its diagonal blocks belong to the adapters
   for (const LinearModule& module : modules_) {
     if (module.adapter < 0) continue;
-    const at::Tensor block = d_b.narrow(0, module.first_row, module.rows).narrow(1, module.adapter * rank_, rank_);
+    const at::Tensor block =
+        d_b.narrow(0, module.first_row, module.rows).narrow(1, module.adapter % adapted_ * rank_, rank_);
     lora_b_gradient_[static_cast<std::size_t>(module.adapter)].add_(block, scale_);
   }
-  const at::Tensor d_down = matmul_nn(d_y, lora_b_).mul_(scale_);
+  const at::Tensor d_down = grouped_matmul_nn(d_y, lora_b_, groups).mul_(scale_);
   if (dropout.probability == 0) {
-    lora_a_gradient_.add_(matmul_tn(d_down, x));
-    if (want_d_x) add_matmul_(d_x, d_down, lora_a_, 1.0);
+    lora_a_gradient_.add_(grouped_matmul_tn(d_down, x, groups));
+    if (want_d_x) add_grouped_matmul_nn_(d_x, d_down, lora_a_, groups);
     return d_x;
   }
+  const std::int64_t in = lora_a_.size(1);
   for (std::int64_t i = 0; i < adapted_; ++i) {
     const at::Tensor part = d_down.narrow(1, i * rank_, rank_).contiguous();
-    lora_a_gradient_.narrow(0, i * rank_, rank_).add_(matmul_tn(part, dropped(x, i, dropout)));
-    if (want_d_x) d_x.add_(dropped(matmul_nn(part, lora_a_.narrow(0, i * rank_, rank_)), i, dropout));
+    lora_a_gradient_.view({experts_, adapted_ * rank_, in})
+        .narrow(1, i * rank_, rank_)
+        .add_(grouped_matmul_tn(part, dropped(x, i, dropout), groups).view({experts_, rank_, in}));
+    if (want_d_x) d_x.add_(dropped(grouped_matmul_nn(part, factor_a(i), groups), i, dropout));
   }
   return d_x;
+}
+
+std::string LinearGroup::first_overflow(const at::Tensor& values, const RowGroups& groups) const {
+  const auto each = static_cast<std::int64_t>(modules_.size()) / experts_;
+  const at::Tensor ends = groups.ends.defined() ? groups.ends.cpu() : at::tensor({values.size(0)}, at::kInt);
+  const auto* end = ends.const_data_ptr<std::int32_t>();
+  for (std::int64_t i = 0; i < experts_ * each; ++i) {
+    const LinearModule& module = modules_[static_cast<std::size_t>(i)];
+    const std::int64_t expert = i / each, first = expert == 0 ? 0 : end[expert - 1];
+    std::string found = overflow_of(
+        module.name,
+        values.narrow(0, first, end[expert] - first).narrow(1, module.first_row % values.size(1), module.rows));
+    if (!found.empty()) return found;
+  }
+  return "";
 }
 
 void LinearGroup::append_parameters(std::vector<Parameter>& parameters) {
@@ -148,10 +176,11 @@ void LinearGroup::append_parameters(std::vector<Parameter>& parameters) {
                           .value = a,
                           .master = lora_a_master_.is_same(lora_a_) ? a : lora_a_master_.narrow(0, first, rank_),
                           .gradient = trained ? lora_a_gradient_.narrow(0, first, rank_) : at::Tensor()});
-    parameters.push_back({.name = peft_key(module.name, "lora_B"),
-                          .value = lora_b_.narrow(0, module.first_row, module.rows).narrow(1, first, rank_),
-                          .master = lora_b_master_[index],
-                          .gradient = trained ? lora_b_gradient_[index] : at::Tensor()});
+    parameters.push_back(
+        {.name = peft_key(module.name, "lora_B"),
+         .value = lora_b_.narrow(0, module.first_row, module.rows).narrow(1, module.adapter % adapted_ * rank_, rank_),
+         .master = lora_b_master_[index],
+         .gradient = trained ? lora_b_gradient_[index] : at::Tensor()});
   }
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "train/kernels/grouped_matmul.h"
 #include "train/model/decoder.h"
 
 namespace tune {
@@ -26,12 +27,16 @@ struct DropoutKey {
 /// Linear layers that read the same input, as one product: y = x W^T + scale * (x A^T) B^T with the modules' weights
 /// one below the other. The adapters' A lie one below the other too; their B are the blocks of one block-diagonal
 /// matrix. (Hu et al. 2021. Four products a group, whatever the number of modules.)
+///
+/// Experts: the same modules once for each expert, expert by expert; `groups` says which rows of x go to which. Without
+/// experts it stays empty.
 class LinearGroup {
  public:
   LinearGroup() = default;
 
   /// names and rows of the modules, in order. Storage is allocated, its contents are the caller's business.
-  LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options);
+  LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options,
+              std::int64_t experts = 1);
 
   /// Puts a fresh adapter (A uniform in +-1/sqrt(in), B zero) on the named modules ("q_proj", ...).
   void add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options);
@@ -39,27 +44,34 @@ class LinearGroup {
   /// Allocates fp32 masters (unless the weight is fp32) and gradients for full fine-tuning.
   void train_weights();
 
-  /// x [tokens, in] -> [tokens, rows]. Into `down` goes x A^T, which the backward needs (undefined without adapter).
-  at::Tensor forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout) const;
+  /// x [tokens, in] -> [tokens, rows of an expert]. Into `down` goes x A^T, which the backward needs (undefined without
+  /// adapter).
+  at::Tensor forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout,
+                     const RowGroups& groups = {}) const;
 
   /// Adds to the gradients of what is trained. Returns d_x, undefined unless want_d_x.
   at::Tensor backward(const at::Tensor& d_y, const at::Tensor& x, const at::Tensor& down, bool want_d_x,
-                      const DropoutKey& dropout);
+                      const DropoutKey& dropout, const RowGroups& groups = {});
 
   void append_parameters(std::vector<Parameter>& parameters);
+
+  /// The first module that computed an overflow (train/model/overflow.h) in `values`, what forward() gave; "" for none.
+  std::string first_overflow(const at::Tensor& values, const RowGroups& groups = {}) const;
 
   const std::vector<LinearModule>& modules() const { return modules_; }
   at::Tensor& weight() { return weight_; }
 
  private:
   at::Tensor dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const;
+  at::Tensor factor_a(std::int64_t adapter) const;
 
   std::vector<LinearModule> modules_;
+  std::int64_t experts_ = 1;
   at::Tensor weight_;                           // [rows, in]
   at::Tensor weight_master_, weight_gradient_;  // fp32, full fine-tuning only
-  std::int64_t adapted_ = 0, rank_ = 0;
+  std::int64_t adapted_ = 0, rank_ = 0;         // adapted modules of an expert
   double scale_ = 1;
-  at::Tensor lora_a_, lora_b_;                  // [adapted * r, in], [rows, adapted * r] block-diagonal; compute dtype
+  at::Tensor lora_a_, lora_b_;                  // [experts * adapted * r, in], [rows, adapted * r]; compute dtype
   at::Tensor lora_a_master_, lora_a_gradient_;  // fp32
   std::vector<at::Tensor> lora_b_master_, lora_b_gradient_;  // [module rows, r] fp32 each
 };

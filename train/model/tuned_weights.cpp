@@ -3,20 +3,28 @@
 #include <ATen/ATen.h>
 
 #include <cstring>
+#include <set>
 
+#include "checkpoints/huggingface/model_tensors.h"
 #include "recipes/schema/error.h"
 #include "train/model/dtype.h"
 
 namespace tune {
 
-TunedWeights::TunedWeights(std::unique_ptr<Decoder> decoder) : decoder_(std::move(decoder)) {
-  for (const Parameter& parameter : decoder_->trained())
+TunedWeights::TunedWeights(std::unique_ptr<Decoder> decoder, std::unique_ptr<WeightSource> base)
+    : decoder_(std::move(decoder)), base_(std::move(base)) {
+  std::set<std::string> trained;
+  for (const Parameter& parameter : decoder_->trained()) {
+    trained.insert(parameter.name);
     tensors_.push_back({.name = parameter.name, .dtype = "F32", .shape = parameter.master.sizes().vec()});
+  }
+  for (const TensorInfo& expected : expected_tensors(decoder_->config()))
+    if (trained.count(expected.name) == 0) tensors_.push_back(*base_->find(expected.name));
 }
 
 void TunedWeights::read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const {
   const TensorInfo* info = find(name);
-  TUNE_CHECK(info != nullptr, "no trained tensor is called {}", name);
+  TUNE_CHECK(info != nullptr, "no tensor is called {}", name);
   read_rows(name, 0, info->shape[0], dtype, destination);
 }
 
@@ -30,7 +38,7 @@ void TunedWeights::read_rows(std::string_view name, std::int64_t first, std::int
     std::memcpy(destination.data(), host.const_data_ptr(), host.nbytes());
     return;
   }
-  TUNE_CHECK(false, "no trained tensor is called {}", name);
+  base_->read_rows(name, first, count, dtype, destination);
 }
 
 }  // namespace tune

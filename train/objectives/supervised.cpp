@@ -25,8 +25,11 @@ Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, b
 
   const CrossEntropyResult result = linear_cross_entropy(hidden, decoder.head_weight(), label_tensor, scale, backward,
                                                          backward ? decoder.head_gradient() : at::Tensor());
-  if (backward) decoder.backward(result.d_hidden, row_index);
-  return {result.loss_sum, static_cast<std::int64_t>(rows.size())};
+  const auto trained = static_cast<std::int64_t>(rows.size());
+  if (backward)
+    decoder.backward(result.d_hidden, row_index,
+                     decoder.options().router_aux_loss_coef * scale * static_cast<double>(trained));
+  return {result.loss_sum, trained, decoder.router_load()};
 }
 
 at::Tensor logits(Decoder& decoder, const PackedBatch& batch, const std::vector<std::int64_t>& rows) {

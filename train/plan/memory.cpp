@@ -26,7 +26,7 @@ std::int64_t program_bytes() {
 
 // B of the modules that share an input stands in one matrix [all their rows, all their ranks], zero off the diagonal.
 std::int64_t dense_b_bytes(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element) {
-  const std::vector<std::string> targets = adapted_modules(adapter);
+  const std::vector<std::string> targets = adapted_modules(adapter, c);
   const auto ranks = [&](std::initializer_list<const char*> names) {
     return adapter.lora_r * std::count_if(names.begin(), names.end(), [&](const char* name) {
              return std::find(targets.begin(), targets.end(), name) != targets.end();
@@ -34,7 +34,8 @@ std::int64_t dense_b_bytes(const ModelConfig& c, const AdapterOptions& adapter, 
   };
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const std::int64_t elements =
-      (q + 2 * kv) * ranks({"q_proj", "k_proj", "v_proj"}) + 2 * c.intermediate_size * ranks({"gate_proj", "up_proj"});
+      (q + 2 * kv) * ranks({"q_proj", "k_proj", "v_proj"}) +
+      2 * c.intermediate_size * (ranks({"gate_proj", "up_proj"}) + c.num_local_experts * ranks({"w1", "w3"}));
   return c.num_hidden_layers * elements * element;
 }
 
@@ -58,7 +59,10 @@ std::int64_t cuda_attention_bytes(const Recipe& recipe, const ModelConfig& c, st
 // A layer's forward without a tape: x, two normed ones, the middle and y; q, k, v; gate, up and their product.
 std::int64_t evaluation_bytes(const Recipe& recipe, const ModelConfig& c, std::int64_t tokens, std::int64_t element) {
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  const std::int64_t layer = (5 * c.hidden_size + 2 * q + 2 * kv + 3 * c.intermediate_size) * tokens * element;
+  const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok),
+                     rows_by_expert = c.num_local_experts > 0 ? 2 * active * c.hidden_size : 0;
+  const std::int64_t layer =
+      (5 * c.hidden_size + 2 * q + 2 * kv + 3 * active * c.intermediate_size + rows_by_expert) * tokens * element;
   const std::int64_t loss = (logit_rows(recipe, tokens) * c.vocab_size + 2 * c.hidden_size * tokens) * element;
   return std::max(layer, loss);
 }
@@ -67,10 +71,17 @@ std::int64_t evaluation_bytes(const Recipe& recipe, const ModelConfig& c, std::i
 
 std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element_bytes) {
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  std::int64_t elements = 2 * c.hidden_size + (q + 2 * kv) + q + 2 * c.intermediate_size;
-  if (adapter.type == AdapterType::lora)
-    elements += adapter.lora_r * static_cast<std::int64_t>(adapted_modules(adapter).size());
-  return elements * element_bytes + 4 * (c.num_attention_heads + 2);  // log-sum-exp and two inverse norms in fp32
+  const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok);
+  std::int64_t elements = 2 * c.hidden_size + (q + 2 * kv) + q + 2 * active * c.intermediate_size;
+  if (adapter.type == AdapterType::lora) {
+    const std::vector<std::string> targets = adapted_modules(adapter, c);
+    for (const LinearKind& linear : linear_kinds(c))
+      if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
+        elements += linear.active * adapter.lora_r;
+  }
+  // log-sum-exp, two inverse norms and the router's probabilities and weights in fp32, its choices in int64
+  const std::int64_t routing = c.num_local_experts > 0 ? 4 * c.num_local_experts + active * (4 + 3 * 8) : 0;
+  return elements * element_bytes + 4 * (c.num_attention_heads + 2) + routing;
 }
 
 std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c, const Plan& plan) {
@@ -99,12 +110,15 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const std::int64_t activations = checkpointing ? tape + c.num_hidden_layers * hidden : tape * c.num_hidden_layers;
 
   // The loss and the backward of a layer take turns: what one frees the other uses.
+  const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok),
+                     experts = std::max<std::int64_t>(1, c.num_local_experts);
   std::int64_t loss = logit_rows(recipe, tokens) * c.vocab_size * element + 3 * hidden;
-  std::int64_t layer = 4 * hidden + std::max(2 * c.intermediate_size * row,
+  std::int64_t layer = 4 * hidden + std::max(2 * active * c.intermediate_size * row,
                                              on_cuda(recipe) ? cuda_attention_bytes(recipe, c, tokens, element)
                                                              : (2 * q + 2 * kv) * row);
+  if (c.num_local_experts > 0) layer += (3 * c.intermediate_size + 2 * c.hidden_size) * active * row;  // rows by expert
   if (full) {
-    layer += 2 * c.intermediate_size * c.hidden_size * element;
+    layer += 2 * experts * c.intermediate_size * c.hidden_size * element;
     if (element != 4) loss += c.vocab_size * c.hidden_size * element;
   }
   const std::int64_t working = std::max(loss, layer);

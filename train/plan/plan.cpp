@@ -12,19 +12,25 @@
 namespace tune {
 namespace {
 
-struct LinearShape {
-  const char* name;
-  std::int64_t out, in;
-};
-
-std::vector<LinearShape> linear_layers(const ModelConfig& c) {
-  const std::int64_t h = c.hidden_size, f = c.intermediate_size;
-  const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  return {{"q_proj", q, h},    {"k_proj", kv, h}, {"v_proj", kv, h},  {"o_proj", h, q},
-          {"gate_proj", f, h}, {"up_proj", f, h}, {"down_proj", h, f}};
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace
+
+std::vector<LinearKind> linear_kinds(const ModelConfig& c) {
+  const std::int64_t h = c.hidden_size, f = c.intermediate_size;
+  const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  std::vector<LinearKind> kinds = {{"q_proj", q, h}, {"k_proj", kv, h}, {"v_proj", kv, h}, {"o_proj", h, q}};
+  if (const std::int64_t experts = c.num_local_experts, active = c.num_experts_per_tok; experts > 0)
+    kinds.insert(kinds.end(), {{"gate", experts, h},
+                               {"w1", f, h, experts, active},
+                               {"w3", f, h, experts, active},
+                               {"w2", h, f, experts, active}});
+  else
+    kinds.insert(kinds.end(), {{"gate_proj", f, h}, {"up_proj", f, h}, {"down_proj", h, f}});
+  return kinds;
+}
 
 std::int64_t Plan::peak_bytes() const {
   return std::accumulate(memory.begin(), memory.end(), std::int64_t{0},
@@ -33,52 +39,73 @@ std::int64_t Plan::peak_bytes() const {
 
 std::int64_t total_parameters(const ModelConfig& config) {
   std::int64_t layer = 2 * config.hidden_size;
-  for (const LinearShape& linear : linear_layers(config)) layer += linear.out * linear.in;
+  for (const LinearKind& linear : linear_kinds(config)) layer += linear.count * linear.out * linear.in;
   const std::int64_t tables = config.tie_word_embeddings ? 1 : 2;
   return tables * config.vocab_size * config.hidden_size + config.num_hidden_layers * layer + config.hidden_size;
 }
 
-std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter) {
-  if (adapter.type == AdapterType::none) return total_parameters(config);
-  const std::vector<std::string> targets = adapted_modules(adapter);
+std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter, bool train_router) {
+  if (adapter.type == AdapterType::none) {
+    const std::int64_t routers = config.num_hidden_layers * config.num_local_experts * config.hidden_size;
+    return total_parameters(config) - (train_router ? 0 : routers);
+  }
+  const std::vector<std::string> targets = adapted_modules(adapter, config);
   std::int64_t layer = 0;
-  for (const LinearShape& linear : linear_layers(config))
-    if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
-      layer += adapter.lora_r * (linear.out + linear.in);
+  for (const LinearKind& linear : linear_kinds(config))
+    if (contains(targets, linear.name)) layer += linear.count * adapter.lora_r * (linear.out + linear.in);
   return layer * config.num_hidden_layers;
 }
 
 double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter) {
-  std::int64_t layer = 0;
-  for (const LinearShape& linear : linear_layers(config)) layer += linear.out * linear.in;
-  const double products =
-      static_cast<double>(config.num_hidden_layers * layer + config.vocab_size * config.hidden_size);
-  if (adapter.type == AdapterType::none) return 6 * products;
-  return 4 * products + 6 * static_cast<double>(trainable_parameters(config, adapter));
+  const bool full = adapter.type == AdapterType::none;
+  const std::vector<std::string> targets = full ? std::vector<std::string>{} : adapted_modules(adapter, config);
+  std::int64_t weights = 0, factors = 0;  // that a token passes in a layer
+  for (const LinearKind& linear : linear_kinds(config)) {
+    weights += linear.active * linear.out * linear.in;
+    if (contains(targets, linear.name)) factors += linear.active * adapter.lora_r * (linear.out + linear.in);
+  }
+  const auto layers = static_cast<double>(config.num_hidden_layers);
+  const double products = layers * static_cast<double>(weights) +
+                          static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
+  return full ? 6 * products : 4 * products + 6 * layers * static_cast<double>(factors);
 }
 
-std::vector<std::string> adapted_modules(const AdapterOptions& adapter) {
-  if (adapter.lora_target_modules == std::vector<std::string>{"all-linear"}) return kLinearModules;
-  std::vector<std::string> targets;
-  for (const std::string& name : adapter.lora_target_modules) {
-    if (std::find(kLinearModules.begin(), kLinearModules.end(), name) == kLinearModules.end())
+std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const ModelConfig& config) {
+  std::vector<std::string> known, targets;
+  for (const LinearKind& linear : linear_kinds(config)) known.push_back(linear.name);
+  const std::vector<std::string>& wanted = adapter.lora_target_modules;
+  for (const std::string& name : wanted)
+    if (name != "all-linear" && !contains(known, name))
       throw Error{Fault::recipe,
                   {},
-                  fmt::format("adapter.lora_target_modules: no linear layer is called {}", name),
-                  fmt::format("they are {}, or all-linear", fmt::join(kLinearModules, ", "))};
-  }
-  for (const std::string& name : kLinearModules)
-    if (std::find(adapter.lora_target_modules.begin(), adapter.lora_target_modules.end(), name) !=
-        adapter.lora_target_modules.end())
-      targets.push_back(name);
+                  fmt::format("adapter.lora_target_modules: this model has no linear layer called {}", name),
+                  fmt::format("they are {}, or all-linear", fmt::join(known, ", "))};
+  for (const std::string& name : known)
+    if (contains(wanted, name) || (contains(wanted, "all-linear") && name != "gate")) targets.push_back(name);
+  if (contains(targets, "w1") != contains(targets, "w3"))
+    throw Error{Fault::recipe,
+                {},
+                "adapter.lora_target_modules holds only one of w1 and w3, which PEFT can't load",
+                "name both, or neither"};
   return targets;
+}
+
+bool trains_routers(const Recipe& recipe, const ModelConfig& config) {
+  if (config.num_local_experts == 0) return false;
+  return recipe.adapter.type == AdapterType::none ? recipe.train.train_router
+                                                  : contains(adapted_modules(recipe.adapter, config), "gate");
+}
+
+double router_aux_loss_coef(const Recipe& recipe, const ModelConfig& config) {
+  if (config.num_local_experts == 0) return 0;
+  return recipe.train.router_aux_loss_coef.value_or(trains_routers(recipe, config) ? config.router_aux_loss_coef : 0.0);
 }
 
 Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* loader,
                const TokenDataset* evaluation_rows) {
   Plan plan;
   plan.parameters = total_parameters(config);
-  plan.trainable_parameters = trainable_parameters(config, recipe.adapter);
+  plan.trainable_parameters = trainable_parameters(config, recipe.adapter, recipe.train.train_router);
   plan.steps = recipe.train.max_steps;
   plan.micro_batch_tokens =
       recipe.train.per_device_train_batch_size * std::min(recipe.data.max_length, config.max_position_embeddings);

@@ -30,15 +30,26 @@ struct Plan {
 
 /// Parameters that the recipe trains; all of them without an adapter.
 std::int64_t total_parameters(const ModelConfig& config);
-std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter);
+std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter, bool train_router = false);
 
 /// Floating point operations a token costs forward and backward, without attention itself, which depends on the
 /// documents' lengths: 6 a trained weight, 4 a frozen one. What is recomputed doesn't count.
 double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter);
 
-/// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for unknown
-/// ones.
-std::vector<std::string> adapted_modules(const AdapterOptions& adapter);
+/// A kind of linear layer: [out, in], `count` of them in a layer, of which a token passes `active`.
+struct LinearKind {
+  std::string name;  // "q_proj"
+  std::int64_t out = 0, in = 0, count = 1, active = 1;
+};
+std::vector<LinearKind> linear_kinds(const ModelConfig& config);  // in model order
+
+/// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for those that
+/// the model doesn't have, and for w1 without w3 or the other way round, which PEFT can't load.
+std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const ModelConfig& config);
+
+/// Whether routers are trained; the weight of their auxiliary loss.
+bool trains_routers(const Recipe& recipe, const ModelConfig& config);
+double router_aux_loss_coef(const Recipe& recipe, const ModelConfig& config);
 
 /// loader and evaluation_rows may be null (no data at hand): then steps come from max_steps and every batch is taken as
 /// full. Memory is that of train.device, where auto counts as cpu: the caller knows what it means here.

@@ -1,0 +1,42 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "train/kernels/rope.h"
+#include "train/model/linear.h"
+
+namespace tune {
+
+/// What the routers of all layers did in one forward pass, summed over layers and tokens.
+struct RouterStatistics {
+  at::Tensor assigned;       // [experts] fp32: tokens sent to each expert
+  at::Tensor probabilities;  // [experts] fp32: sums of the softmax over all experts
+  std::int64_t rows = 0;     // layers * tokens
+
+  void add(const at::Tensor& tokens_per_expert, const at::Tensor& probability_per_expert, std::int64_t tokens);
+};
+
+/// What a layer has to know of a micro-batch besides the hidden states.
+struct Sequence {
+  at::Tensor positions;  // [tokens] int32
+  std::vector<std::int32_t> document_starts;
+  RopeTable rope;
+  bool adapter_on = true;
+  double dropout = 0;
+  std::uint64_t dropout_seed = 0;  // of (seed, step, micro-batch)
+  /// Experts only. Forward adds to the statistics; null where a layer is computed once more for its backward.
+  RouterStatistics* router_statistics = nullptr;
+  /// [experts] fp32: the auxiliary loss's gradient by any token's probabilities; undefined = it doesn't count.
+  at::Tensor d_router_probabilities;
+
+  /// group: its place in the layer.
+  DropoutKey dropout_key(std::int64_t layer, std::uint64_t group) const {
+    constexpr std::uint64_t kModulesPerGroup = 4, kGroupsPerLayer = 5;
+    return {.probability = dropout,
+            .seed = dropout_seed + (static_cast<std::uint64_t>(layer) * kGroupsPerLayer + group) * kModulesPerGroup};
+  }
+};
+
+}  // namespace tune
