@@ -40,8 +40,9 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
         fmt::format("the tokenizer has {} ids, the model has rows for {}", inputs.tokenizer->vocab_size(),
                     inputs.base.config.vocab_size),
         "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
+  const bool any_rows = purpose != Purpose::evaluation || !recipe.data.eval_datasets.empty();
   const std::int64_t positions = inputs.base.config.max_position_embeddings;
-  if (recipe.data.max_length > positions)
+  if (any_rows && recipe.data.max_length > positions)
     throw Error{Fault::recipe, recipe.place_of("data.max_length"),
                 fmt::format("data.max_length is {}; the model has {} positions", recipe.data.max_length, positions),
                 fmt::format("write max_length: {} or less", positions)};

@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
+import judge_mixtral
 from conftest import SEED
 from llama_cpp import LlamaCpp, divergence
 from tune_program import QUICKSTART, peak_memory, probe, recipe_for, shown_rows, tune, write_chats, write_recipe
@@ -20,7 +21,7 @@ from tune_program import QUICKSTART, peak_memory, probe, recipe_for, shown_rows,
 LOGITS = 1e-4
 KL = {"f32": 1e-6, "f16": 1e-5, "q8_0": 1e-3, "bf16": 1e-5}  # nats a token
 # llama.cpp ignores Mistral's window, so GGUF is judged on texts shorter than the window, or on Llama.
-TOKENS = 40  # llama.cpp takes a request a token
+TOKENS = 24  # llama.cpp takes a request a token
 MODELS = {"llama-mha": {}, "llama-gqa-tied": {}, "mistral-window": {"sliding_window": 20}, "mixtral": {}}
 
 
@@ -137,10 +138,10 @@ def test_bf16_is_rounded_once_and_computed_as_llama_cpp_does(run):
     for name, tensor in rounded.items():
         if tensor.tensor_type == gguf.GGMLQuantizationType.BF16:
             assert np.array_equal(tensor.data, gguf.quants.quantize(merged[name].data, tensor.tensor_type)), name
-    model = run.model(run.file("hf"))
+    model = judge_mixtral.load(run.file("hf")) if run.name == "mixtral" else run.model(run.file("hf"))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and ".mlp.gate." not in name:  # routers stay F32
                 parameter.copy_(as_bf16(parameter))
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

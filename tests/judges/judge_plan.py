@@ -31,6 +31,14 @@ def test_memory_is_what_was_planned(case, model, tmp_path):
     judge(case, recipe_for(model, rows, tmp_path / "run", **sections, data={"packing": True}), tmp_path)
 
 
+@pytest.mark.parametrize("case", ["lora-bf16", "full-fp32"])
+def test_memory_of_experts_is_what_was_planned(case, tiny, tmp_path):
+    shape = dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=8, intermediate_size=512, num_local_experts=8)
+    rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 120)
+    sections = {name: dict(values) for name, values in CASES[case].items()}
+    judge(case, recipe_for(tiny("mixtral", **shape), rows, tmp_path / "run", **sections, data={"packing": True}), tmp_path)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_evaluation_is_planned_where_it_needs_more_than_training(precision, model, tmp_path):
     """A short row to learn from, long ones to be scored on, several at a time, and an answer before and after."""

@@ -121,7 +121,7 @@ void check_format(const ExportOptions& options, const BaseModel& base) {
 }
 
 fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
-  const fs::path folder = fs::path(recipe.output_dir) / "export";
+  fs::path folder = fs::path(recipe.output_dir) / "export";
   switch (options.format) {
     case ExportFormat::adapter:
       return folder / "adapter";
