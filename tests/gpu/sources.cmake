@@ -1,5 +1,4 @@
-# What the GPU tests need of the rooms, for run.sh's project. The whole build links the same list (gpu_sources_link), so
-# that it cannot fall behind.
+# What the GPU tests need of the rooms, for run.sh's project; gpu_sources_are_complete tells when it falls behind.
 file(GLOB gpu_sources RELATIVE ${root} CONFIGURE_DEPENDS ${root}/train/kernels/*.cpp ${root}/train/kernels/*.cu
      ${root}/train/optim/*.cpp ${root}/train/objectives/*.cpp ${root}/train/plan/*.cpp ${root}/checkpoints/files/*.cpp
      ${root}/checkpoints/safetensors/*.cpp ${root}/checkpoints/peft/*.cpp)
