@@ -28,6 +28,6 @@ int doctor_verb(const std::vector<std::string>& arguments);
 int completion_verb(const std::vector<std::string>& arguments);
 
 void print_plan(Recipe recipe);  // what `tune plan` says, for `tune run --dry-run`
-int print_version();                    // of the program and of LibTorch, and whether CUDA is built in
+int print_version();             // of the program and of LibTorch, and whether CUDA is built in
 
 }  // namespace tune
