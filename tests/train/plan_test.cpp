@@ -127,9 +127,10 @@ TEST_P(ShippedRecipe, IsPlannedForItsOwnModel) {
   const ModelConfig config = published_config(recipe);
   EXPECT_LE(recipe.data.max_length, config.max_position_embeddings);
   const Plan plan = make_plan(recipe, config, nullptr);
-  const std::map<std::string, std::int64_t> parameters = {
-      {"quickstart", 134'515'008}, {"zephyr-support", 7'241'732'096},
-      {"llama2-7b-lora", 6'738'415'616}, {"llama2-7b-full", 6'738'415'616}};
+  const std::map<std::string, std::int64_t> parameters = {{"quickstart", 134'515'008},
+                                                          {"zephyr-support", 7'241'732'096},
+                                                          {"llama2-7b-lora", 6'738'415'616},
+                                                          {"llama2-7b-full", 6'738'415'616}};
   EXPECT_EQ(plan.parameters, parameters.at(GetParam().stem()));
   EXPECT_GT(plan.trainable_parameters, 0);
   EXPECT_GT(plan.peak_bytes(), 2 * plan.parameters);
