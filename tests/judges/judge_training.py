@@ -19,7 +19,7 @@ ROWS = 8
 # A random model hardly moves under adapters as small as these unless they learn fast. All weights at that rate would leave
 # the rows behind after ten steps, where Adam's g / |g| makes a large difference of every rounding.
 LORA_LEARNING_RATE = 4e-3
-FULL_LEARNING_RATE = 1e-3
+FULL_LEARNING_RATE = 5e-4
 
 
 class Schedule:
