@@ -9,6 +9,7 @@
 #include "checkpoints/gguf/model.h"
 #include "checkpoints/huggingface/config.h"
 #include "checkpoints/huggingface/folder.h"
+#include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/safetensors/pickle.h"
 #include "recipes/schema/error.h"
 
@@ -72,13 +73,14 @@ BaseModel open_base_model(const fs::path& path) {
     if (!fs::exists(path / "config.json")) refuse_folder(path);
     base.config = read_model_config(path);
     base.weights = open_huggingface_weights(path);
-    return base;
+  } else {
+    if (!is_gguf_file(path)) refuse_file(path);
+    base.is_gguf = true;
+    GgufFile file(path);
+    base.config = read_gguf_model_config(file);
+    base.weights = open_gguf_weights(std::move(file));
   }
-  if (!is_gguf_file(path)) refuse_file(path);
-  base.is_gguf = true;
-  GgufFile file(path);
-  base.config = read_gguf_model_config(file);
-  base.weights = open_gguf_weights(std::move(file));
+  check_tensors(base.config, *base.weights, path.string());
   return base;
 }
 

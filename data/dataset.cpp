@@ -17,6 +17,7 @@
 #include "data/sources/source.h"
 #include "data/token_cache.h"
 #include "recipes/schema/spelling.h"
+#include "recipes/schema/tell.h"
 
 namespace tune {
 
@@ -207,7 +208,8 @@ class TemporaryFolder {
 
 std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vector<DatasetOptions>& which,
                                        bool evaluation, const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                                       Stage stage, std::int64_t seed, AuditCounts* counts) {
+                                       Stage stage, std::int64_t seed, const std::filesystem::path& finished,
+                                       AuditCounts* counts) {
   if (which.empty()) throw Error{Fault::recipe, Place{}, "no data set is named", "write data.datasets: [{path: FILE}]"};
   const Part part = evaluation ? Part::evaluation : Part::training;
   const Encoder encoder{tokenizer, chat_template, stage == Stage::pretrain ? TrainOn::all : data.train_on,
@@ -218,15 +220,15 @@ std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vecto
     files.push_back(options.path);
   }
 
+  const std::string key = cache_key(which, part, encoder, seed), name = key + ".tokens";
+  const std::filesystem::path folder = data.cache_dir.empty() ? finished : std::filesystem::path(data.cache_dir);
+  std::filesystem::path path = folder / name;
+  OpenedCache cache;
+  if (!folder.empty()) cache = open_token_cache(path, key, files);
+  if (!cache.problem.empty()) tell("{}: {}; it is made again\n", path.string(), cache.problem);
   std::optional<TemporaryFolder> temporary;
-  if (data.cache_dir.empty()) temporary.emplace();
-  const std::string key = cache_key(which, part, encoder, seed);
-  const std::filesystem::path path =
-      (temporary ? temporary->path() : std::filesystem::path(data.cache_dir)) / (key + ".tokens");
-
-  OpenedCache cache = open_token_cache(path, key, files);
-  if (!cache.problem.empty()) fmt::print(stderr, "{}: {}; it is made again\n", path.string(), cache.problem);
   if (cache.dataset == nullptr) {
+    if (data.cache_dir.empty()) path = temporary.emplace().path() / name;
     AuditCounts made;
     write_cache(path, key, which, part, encoder, seed, counts != nullptr ? *counts : made);
     cache = open_token_cache(path, key, files);

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <vector>
 
@@ -14,7 +15,8 @@ namespace tune {
 /// The rows of `which` as ids with a mask, in the files' order, at most data.max_length tokens each and each with at
 /// least one token to learn from. Tokenised on all cores, with a bounded number of rows in memory, into
 /// data.cache_dir/<key>.tokens; the key is a hash of the files' bytes, the tokenizer, the template and the settings, so
-/// that a second call with the same only maps the file. An empty cache_dir keeps nothing.
+/// that a second call with the same only maps the file. An empty cache_dir keeps nothing; a file that another process
+/// has left in `finished` is used then.
 ///
 /// evaluation: which part of a file with holdout_every is meant. stage pretrain trains on every token of every row.
 /// seed: of the cuts in data sets of type fim.
@@ -25,6 +27,7 @@ namespace tune {
 /// tokens for it.
 std::unique_ptr<TokenDataset> tokenize(const DataOptions& data, const std::vector<DatasetOptions>& which,
                                        bool evaluation, const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                                       Stage stage, std::int64_t seed, AuditCounts* counts = nullptr);
+                                       Stage stage, std::int64_t seed, const std::filesystem::path& finished = {},
+                                       AuditCounts* counts = nullptr);
 
 }  // namespace tune

@@ -123,14 +123,37 @@ std::vector<PackedBatch> Loader::step(std::int64_t step) const {
   return batches;
 }
 
+namespace {
+
+// Behind the last row of the evaluation batch that begins with row `first`.
+std::int64_t end_of_batch(const TokenDataset& dataset, std::int64_t first, std::int64_t rows, std::int64_t tokens) {
+  std::int64_t end = first + 1, used = dataset.length(first);
+  while (end < dataset.size() && dataset.source(end) == dataset.source(first) && end - first < rows &&
+         used + dataset.length(end) <= tokens)
+    used += dataset.length(end++);
+  return end;
+}
+
+}  // namespace
+
 std::optional<SourcedBatch> EvaluationBatches::next() {
   if (row_ == dataset_.size()) return std::nullopt;
   SourcedBatch batch{dataset_.source(row_), {}};
-  const std::int64_t first = row_;
-  do append_document(batch.rows, dataset_.row(row_++));
-  while (row_ < dataset_.size() && dataset_.source(row_) == batch.source && row_ - first < rows_per_batch_ &&
-         batch.rows.tokens() + dataset_.length(row_) <= max_tokens_per_batch_);
+  const std::int64_t end = end_of_batch(dataset_, row_, rows_per_batch_, max_tokens_per_batch_);
+  while (row_ < end) append_document(batch.rows, dataset_.row(row_++));
   return batch;
+}
+
+std::int64_t largest_evaluation_batch(const TokenDataset& dataset, std::int64_t rows_per_batch,
+                                      std::int64_t max_tokens_per_batch) {
+  std::int64_t largest = 0;
+  for (std::int64_t first = 0; first < dataset.size();) {
+    std::int64_t tokens = 0;
+    const std::int64_t end = end_of_batch(dataset, first, rows_per_batch, max_tokens_per_batch);
+    while (first < end) tokens += dataset.length(first++);
+    largest = std::max(largest, tokens);
+  }
+  return largest;
 }
 
 }  // namespace tune

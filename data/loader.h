@@ -90,4 +90,8 @@ class EvaluationBatches {
   std::int64_t row_ = 0;
 };
 
+/// Tokens of the largest of them.
+std::int64_t largest_evaluation_batch(const TokenDataset& dataset, std::int64_t rows_per_batch,
+                                      std::int64_t max_tokens_per_batch);
+
 }  // namespace tune

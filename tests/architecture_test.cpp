@@ -80,6 +80,12 @@ std::string fault_of_recipe(const std::string& file, const std::string& line) {
   return "the whole Recipe is for reader, plan, trainer and verbs; take the section that is needed";
 }
 
+// stderr may be closed or full: only tell() bears that.
+std::string fault_of_stderr(const std::string& line) {
+  static const std::regex kStderr(R"(std::cerr|[(,]\s*stderr\b)");
+  return std::regex_search(line, kStderr) ? "writes to stderr by itself; call tell()" : "";
+}
+
 std::vector<std::string> source_files(const Rooms& rooms) {
   std::vector<std::string> files;
   for (const std::string& room : rooms) {
@@ -107,7 +113,8 @@ TEST(Architecture, RoomsIncludeOnlyWhatStandsToTheirLeft) {
     std::int64_t number = 0;
     for (std::string line; std::getline(lines, line);) {
       ++number;
-      for (const std::string& fault : {fault_of_include(rooms, file, line), fault_of_recipe(file, line)})
+      for (const std::string& fault :
+           {fault_of_include(rooms, file, line), fault_of_recipe(file, line), fault_of_stderr(line)})
         if (!fault.empty()) ADD_FAILURE() << file << ":" << number << ": " << fault;
     }
   }
@@ -125,6 +132,8 @@ TEST(Architecture, FaultsAreFound) {
   EXPECT_NE(fault_of_recipe("data/loader.h", "  Loader(const Recipe& recipe);"), "");
   EXPECT_EQ(fault_of_recipe("train/trainer.cpp", "  Run(const Recipe& recipe);"), "");
   EXPECT_EQ(fault_of_recipe("data/loader.h", "  Loader(const DataOptions& data);  // never a Recipe x;"), "");
+  EXPECT_NE(fault_of_stderr(R"(fmt::print(stderr, "x");)"), "");
+  EXPECT_EQ(fault_of_stderr("  tell(text);  // on stderr"), "");
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ install tools/requirements.txt
 
 .venv/bin/cmake --preset default -DTORCH_DIR="${TORCH_DIR:-}" -DTUNE_CUDA="${TUNE_CUDA:-AUTO}" \
   -DCMAKE_MAKE_PROGRAM="$PWD/.venv/bin/ninja" >build-configure.log || { cat build-configure.log >&2; exit 1; }
+grep -E '^-- (LibTorch|CUDA)[: ]' build-configure.log | cut -c 4-
 rm -f build-configure.log
 # a compiler that reads LibTorch's headers takes about 2 GB
 jobs=$(( $(awk '/MemAvailable/ {print int($2 / 2000000)}' /proc/meminfo) ))

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "recipes/schema/error.h"
@@ -33,6 +34,10 @@ std::string chosen_device(Device wanted) {
   return "cuda:0";
 }
 
+bool gpu_expected() {
+  return at::globalContext().hasCUDART() && std::filesystem::exists("/proc/driver/nvidia/version");
+}
+
 std::string device_name(const std::string& device) {
   if (device != "cpu") return cuda::device_facts(at::Device(device)).name;
   std::ifstream cpu("/proc/cpuinfo");
@@ -47,8 +52,10 @@ std::string device_name(const std::string& device) {
 
 double peak_flops(const std::string& device) {
   if (device == "cpu") return 0;
-  constexpr std::pair<const char*, double> kPeaks[] = {
-      {"H200", 989e12}, {"H100", 989e12}, {"A100", 312e12}, {"L40S", 362e12}, {"RTX 4090", 165e12}};
+  // The first part that the name holds; cards of lower power come before the SXM modules that share their name.
+  constexpr std::pair<const char*, double> kPeaks[] = {{"H200 NVL", 835e12}, {"H200", 989e12},    {"H100 PCIe", 756e12},
+                                                       {"H100 NVL", 835e12}, {"H100", 989e12},    {"A100", 312e12},
+                                                       {"L40S", 362e12},     {"RTX 4090", 165e12}};
   const std::string name = device_name(device);
   for (const auto& [part, peak] : kPeaks)
     if (name.find(part) != std::string::npos) return peak;
@@ -57,7 +64,7 @@ double peak_flops(const std::string& device) {
 
 void use_exact_kernels(const std::string& device, bool wanted) {
   if (device == "cpu") return;
-  at::globalContext().setDeterministicAlgorithms(wanted, /*warn_only=*/true);
+  at::globalContext().setDeterministicAlgorithms(wanted, /*warn_only=*/false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // would write NaN into every new tensor
   if (wanted) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);         // cuBLAS reads it when it first runs
 }

@@ -10,6 +10,9 @@ namespace tune {
 /// too old.
 std::string chosen_device(Device wanted);
 
+/// Whether train.device: auto would find a GPU, told without touching one: by what was built and the driver's file.
+bool gpu_expected();
+
 /// "AMD EPYC, 2 threads" or the GPU's name: for run.json and progress.
 std::string device_name(const std::string& device);
 
@@ -17,7 +20,9 @@ std::string device_name(const std::string& device);
 /// CPU.
 double peak_flops(const std::string& device);
 
-/// On CUDA: only kernels whose results repeat to the last bit, though some are slower. The CPU has no others.
+/// On CUDA: only kernels whose results repeat to the last bit, though some are slower (attention's backward and the
+/// embedding's gradient); LibTorch refuses any other (c10::Error). Call before the first product. The CPU has no
+/// others.
 void use_exact_kernels(const std::string& device, bool wanted);
 
 /// Peak of this process's memory so far: resident set on the CPU, allocator's peak on CUDA. Bytes.

@@ -10,11 +10,11 @@ namespace tune {
 double Score::perplexity() const { return std::exp(loss()); }
 
 std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset,
-                                   const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch) {
+                                   const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch,
+                                   std::int64_t max_tokens) {
   decoder.no_dropout();
   Evaluation evaluation;
-  constexpr std::int64_t kMaxTokens = 8192;  // a batch; keeps evaluation's memory below training's
-  EvaluationBatches batches(dataset, rows_per_batch, kMaxTokens);
+  EvaluationBatches batches(dataset, rows_per_batch, max_tokens);
   while (const std::optional<SourcedBatch> batch = batches.next()) {
     if (stop_requested() != 0) return std::nullopt;
     const Loss loss = supervised_loss(decoder, batch->rows, 1.0, false);

@@ -24,9 +24,10 @@ struct Evaluation {
   std::map<std::string, Score> sources;  // by the path of the data set
 };
 
-/// Scores every row of `dataset`, `rows_per_batch` documents at a time. `sources` are the data sets it was made from.
-/// Nothing when a stop was asked for in between.
+/// Scores every row of `dataset`, `rows_per_batch` documents and, as far as rows are not longer, `max_tokens` at a
+/// time. `sources` are the data sets it was made from. Nothing when a stop was asked for in between.
 std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset,
-                                   const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch);
+                                   const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch,
+                                   std::int64_t max_tokens = 8192);
 
 }  // namespace tune

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 
 #include "recipes/schema/error.h"
@@ -28,7 +29,7 @@ void release_tensor(void* data) {
   if (tensors->owns(data))
     tensors->release(data);
   else
-    std::free(data);
+    std::free(data);  // NOLINT(cppcoreguidelines-owning-memory): an allocator is where memory has no owner yet
 }
 
 class TensorAllocator final : public c10::Allocator {
@@ -107,13 +108,9 @@ std::size_t HostArena::touched_bytes() const {
 
 void keep_cpu_tensors_in_arena() {
   if (tensors != nullptr) return;
-  // never deleted: tensors of static life may outlast main()
-  auto* arena = new HostArena(2 * machine_memory());
-  if (!arena->valid()) {
-    delete arena;
-    return;
-  }
-  tensors = arena;
+  auto arena = std::make_unique<HostArena>(2 * machine_memory());
+  if (!arena->valid()) return;
+  tensors = arena.release();  // never deleted: tensors of static life may outlast main()
   static TensorAllocator allocator;
   c10::SetCPUAllocator(&allocator, 1);
 }

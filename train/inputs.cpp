@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
-#include "checkpoints/huggingface/model_tensors.h"
 #include "data/dataset.h"
 #include "data/templates/own_template.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "train/device.h"
 #include "train/host_arena.h"
 #include "train/model/generate.h"
@@ -26,7 +26,11 @@ std::vector<std::int32_t> stop_ids(const Inputs& inputs) {
 
 }  // namespace
 
-Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
+std::filesystem::path token_cache_of(const Recipe& recipe) {
+  return std::filesystem::path(recipe.output_dir) / "cache";
+}
+
+Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
   Inputs inputs;
   inputs.base = open_base_model(recipe.model.base_model);
   inputs.tokenizer = open_tokenizer(inputs.base.path);
@@ -37,21 +41,24 @@ Inputs open_inputs(const Recipe& recipe, bool with_train_rows) {
         fmt::format("the tokenizer has {} ids, the model has rows for {}", inputs.tokenizer->vocab_size(),
                     inputs.base.config.vocab_size),
         "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
+  const bool any_rows = purpose != Purpose::evaluation || !recipe.data.eval_datasets.empty();
   const std::int64_t positions = inputs.base.config.max_position_embeddings;
-  if (recipe.data.max_length > positions)
+  if (any_rows && recipe.data.max_length > positions)
     throw Error{Fault::recipe, recipe.place_of("data.max_length"),
                 fmt::format("data.max_length is {}; the model has {} positions", recipe.data.max_length, positions),
                 fmt::format("write max_length: {} or less", positions)};
   inputs.chat_template = &find_template(recipe.data.chat_template, *inputs.tokenizer);
   for (const std::string& warning :
        template_warnings(*inputs.chat_template, *inputs.tokenizer, recipe.stage, recipe.data.datasets))
-    fmt::print(stderr, "warning: {}\n", warning);
+    tell("warning: {}\n", warning);
   DataOptions data = recipe.data;
-  if (data.cache_dir.empty() && with_train_rows) data.cache_dir = recipe.output_dir + "/cache";
+  const std::filesystem::path of_run = token_cache_of(recipe);
+  if (data.cache_dir.empty() && purpose == Purpose::training) data.cache_dir = of_run.string();
   const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
-    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage, recipe.train.seed);
+    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage, recipe.train.seed,
+                    of_run);
   };
-  if (with_train_rows) inputs.train_rows = rows(recipe.data.datasets, false);
+  if (purpose != Purpose::evaluation) inputs.train_rows = rows(recipe.data.datasets, false);
   if (!recipe.data.eval_datasets.empty()) inputs.evaluation_rows = rows(recipe.data.eval_datasets, true);
   return inputs;
 }
@@ -68,7 +75,6 @@ DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, 
 }
 
 std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options) {
-  check_tensors(base.config, *base.weights, base.path.string());
   if (options.device == "cpu") keep_cpu_tensors_in_arena();
   return std::make_unique<Decoder>(base.config, *base.weights, options);
 }

@@ -6,12 +6,16 @@
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/hash.h"
+#include "checkpoints/huggingface/config.h"
+#include "checkpoints/huggingface/convert.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
 #include "train/device.h"
 #include "train/kernels/matmul.h"
@@ -30,6 +34,10 @@ Recipe without_harmless_keys(Recipe recipe) {
   recipe.exports.clear();
   recipe.output_dir.clear();
   recipe.data.cache_dir.clear();
+  // What lies there is known by its hash, wherever it lies.
+  recipe.model.base_model.clear();
+  for (auto* datasets : {&recipe.data.datasets, &recipe.data.eval_datasets})
+    for (DatasetOptions& options : *datasets) options.path.clear();
   return recipe;
 }
 
@@ -60,6 +68,8 @@ std::string differing_keys(const std::string& now, const std::string& then) {
       differences.push_back(fmt::format("{} is {} now", key, value));
     else if (old->second != value)
       differences.push_back(fmt::format("{} is {} now, {} in the checkpoint", key, value, old->second));
+  for (const auto& [key, value] : before)
+    if (!after.contains(key)) differences.push_back(fmt::format("{} is missing now, {} in the checkpoint", key, value));
   return fmt::format("{}", fmt::join(differences, "; "));
 }
 
@@ -74,19 +84,46 @@ std::string hash_of(const TokenDataset& rows) {
   return xxh3_128(all);
 }
 
-// Names, types and shapes, and the first row of every tensor: enough to tell two base models apart within milliseconds.
-std::string hash_of(const BaseModel& base) {
-  std::string all;
-  std::vector<std::byte> row;
-  for (const TensorInfo& info : base.weights->tensors()) {
-    all += fmt::format("{} {} {};", info.name, info.dtype, fmt::join(info.shape, ","));
-    if (info.shape.empty() || element_count(info) == 0) continue;
-    const std::int64_t rows = info.shape.size() == 1 ? info.shape[0] : 1;
-    row.resize(static_cast<std::size_t>(rows * (element_count(info) / info.shape[0])) * sizeof(float));
-    base.weights->read_rows(info.name, 0, rows, Dtype::fp32, row);
-    all += xxh3_128(row);
-  }
+Dtype stored_dtype(const TensorInfo& info) {
+  for (const Dtype dtype : {Dtype::bf16, Dtype::fp16})
+    if (info.dtype == dtype_name(dtype)) return dtype;
+  return Dtype::fp32;  // and what is dequantised
+}
+
+// Every stride-th row and the last one.
+std::string hash_of(const WeightSource& weights, const TensorInfo& info, std::int64_t stride) {
+  std::string all = fmt::format("{} {} {};", info.name, info.dtype, fmt::join(info.shape, ","));
+  if (info.shape.empty() || element_count(info) == 0) return all;
+  const std::int64_t rows = info.shape[0], columns = element_count(info) / rows;
+  const bool every = stride == 1 || info.shape.size() == 1;
+  const std::int64_t at_once = every ? std::max<std::int64_t>((1 << 20) / columns, 1) : 1;
+  const Dtype dtype = stored_dtype(info);
+  std::vector<std::byte> bytes;
+  const auto add = [&](std::int64_t first, std::int64_t count) {
+    bytes.resize(static_cast<std::size_t>(count * columns) * element_bytes(dtype));
+    weights.read_rows(info.name, first, count, dtype, bytes);
+    all += xxh3_128(bytes);
+  };
+  for (std::int64_t row = 0; row < rows; row += every ? at_once : stride) add(row, std::min(at_once, rows - row));
+  if (!every) add(rows - 1, 1);
   return xxh3_128(all);
+}
+
+// Of the configuration and of about a thousand million weights: all of a model that has no more, else every n-th row of
+// every tensor, evenly spread. Another model, another training of it and another rounding differ in all rows, and are
+// told apart however large they are; a change of a few rows of a larger model may go unnoticed.
+std::string hash_of(const BaseModel& base) {
+  constexpr std::int64_t kWeights = 1'000'000'000;
+  const std::vector<TensorInfo>& tensors = base.weights->tensors();
+  std::int64_t total = 0;
+  for (const TensorInfo& info : tensors) total += element_count(info);
+  const std::int64_t stride = std::max<std::int64_t>((total + kWeights - 1) / kWeights, 1);
+  std::vector<std::string> hashes(tensors.size());
+  at::parallel_for(0, static_cast<std::int64_t>(tensors.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      hashes[i] = hash_of(*base.weights, tensors[i], stride);
+  });
+  return xxh3_128(fmt::format("{} {}", write_model_config(base.config, Dtype::fp32), fmt::join(hashes, " ")));
 }
 
 Json as_json(const Plan& plan) {
@@ -148,19 +185,24 @@ std::map<std::string, std::string> RunRecord::facts() const {
 }
 
 void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint) {
-  for (const auto& [key, value] : facts_) {
+  const auto differs = [&](const std::string& key) {
     const auto stored = facts.find(key);
-    if (stored == facts.end() || stored->second == value) continue;
-    const std::string difference = key == "recipe"
-                                       ? differing_keys(value, stored->second)
-                                       : fmt::format("{} is {} now, {} in the checkpoint", key, value, stored->second);
-    if (key == "recipe" || key == "data" || key == "evaluation_data" || key == "model")
-      throw Error{key == "recipe" ? Fault::recipe : Fault::data,
-                  {checkpoint.string()},
-                  fmt::format("this is another run: {}", difference),
-                  "put back what was changed, use another output_dir, or start again with --resume never"};
-    fmt::print(stderr, "warning: {}; the last bits of the result may differ\n", difference);
-  }
+    return stored != facts.end() && stored->second != facts_.at(key);
+  };
+  const auto refuse = [&](Fault fault, const std::string& difference) {
+    throw Error{fault,
+                {checkpoint.string()},
+                fmt::format("this is another run: {}", difference),
+                "put back what was changed, use another output_dir, or start again with --resume never"};
+  };
+  if (differs("recipe")) refuse(Fault::recipe, differing_keys(facts_.at("recipe"), facts.at("recipe")));
+  for (const auto& [fact, key] : {std::pair("model", "model.base_model"), std::pair("data", "data.datasets"),
+                                  std::pair("evaluation_data", "data.eval_datasets")})
+    if (differs(fact)) refuse(Fault::data, fmt::format("what {} names has changed since the checkpoint", key));
+  for (const char* fact : {"device", "threads", "fp32_matmul", "libtorch"})
+    if (differs(fact))
+      tell("warning: {} is {} now, {} in the checkpoint; the last bits of the result may differ\n", fact,
+           facts_.at(fact), facts.at(fact));
   if (const auto it = facts.find("answers_before"); it != facts.end())
     answers_before = Json::parse(it->second).get<std::vector<std::string>>();
   if (const auto it = facts.find("before"); it != facts.end()) before = score_from(it->second);

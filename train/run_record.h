@@ -14,7 +14,8 @@ namespace tune {
 /// What was run on what: run.json, and the facts that a checkpoint carries so that a resumed run is the same run.
 class RunRecord {
  public:
-  /// Hashes data and base model.
+  /// Hashes the rows of the data and the base model: all of its weights up to a thousand million, about as many rows
+  /// spread over all tensors of a larger one. Where they lie doesn't matter.
   RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan);
 
   /// run.json into recipe.output_dir, without totals.
@@ -23,9 +24,9 @@ class RunRecord {
   /// For a checkpoint; the scores and `answers_before` travel along.
   std::map<std::string, std::string> facts() const;
 
-  /// Error{Fault::recipe} or {Fault::data} naming what differs from the checkpoint, before and now; a warning on stderr
-  /// where only the last bits may differ (device, threads, library of the products). Takes the
-  /// scores and `answers_before` over.
+  /// Error{Fault::recipe} naming the keys that differ from the checkpoint's, before and now, or Error{Fault::data}
+  /// naming the key whose model or rows are other ones; a warning on stderr where only the last bits may differ
+  /// (device, threads, library of the products). Takes the scores and `answers_before` over.
   void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
 
   /// Totals into run.json.

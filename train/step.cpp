@@ -1,10 +1,9 @@
 #include "train/step.h"
 
-#include <fmt/format.h>
-
 #include <cmath>
+#include <numeric>
 
-#include "recipes/schema/error.h"
+#include "train/non_finite.h"
 #include "train/objectives/supervised.h"
 #include "train/optim/clip.h"
 #include "train/optim/schedule.h"
@@ -12,18 +11,6 @@
 
 namespace tune {
 namespace {
-
-void require_finite(Decoder& decoder, const StepOutcome& outcome, std::int64_t step) {
-  if (std::isfinite(outcome.loss) && std::isfinite(outcome.grad_norm)) return;
-  const std::string culprit = first_non_finite(decoder.trained());
-  throw Error{
-      Fault::running,
-      {},
-      fmt::format("step {}: loss {}, gradient norm {}{}; nothing was updated", step + 1, outcome.loss,
-                  outcome.grad_norm, culprit.empty() ? "" : fmt::format(", first bad tensor: gradient of {}", culprit)),
-      "lower train.learning_rate, set train.max_grad_norm: 1.0, or train.precision: fp32; "
-      "earlier checkpoints are intact"};
-}
 
 void add_router_load(StepOutcome& outcome, const RouterLoad& load, double weight) {
   if (!outcome.router_load) outcome.router_load = RouterLoad{0, std::vector<double>(load.expert_share.size())};
@@ -43,7 +30,7 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
     outcome.trained_tokens += batch.trained_tokens();
   }
   const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(outcome.trained_tokens, 1));
-  double loss_sum = 0;
+  std::vector<double> losses;
   for (std::size_t i = 0; i < micro_batches.size(); ++i) {
     if (stop_requested() != 0) {
       optimizer.zero_gradients();
@@ -51,13 +38,14 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
     }
     decoder.set_step(step, static_cast<std::int64_t>(i));
     const Loss loss = supervised_loss(decoder, micro_batches[i], scale, true);
-    loss_sum += loss.sum;
+    losses.push_back(loss.sum);
     if (loss.router_load) add_router_load(outcome, *loss.router_load, scale * static_cast<double>(loss.trained_tokens));
   }
   decoder.no_dropout();
-  outcome.loss = loss_sum * scale;
+  outcome.loss = std::accumulate(losses.begin(), losses.end(), 0.0) * scale;
   outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm);
-  require_finite(decoder, outcome, step);
+  if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm))
+    throw non_finite_error(decoder, micro_batches, losses, outcome, options, step);
   outcome.learning_rate = learning_rate_at(options, step, total_steps);
   optimizer.step(outcome.learning_rate);
   return outcome;

@@ -4,8 +4,17 @@ namespace tune {
 
 /// From now on SIGTERM, SIGINT and SIGUSR1 ask for an orderly stop: the handler only sets a flag, the trainer looks at
 /// it between micro-batches of training and of evaluation and between generated tokens. A second SIGINT or SIGTERM ends
-/// the process at once (nothing on disk is ever half-written).
+/// the process at once (nothing on disk is ever half-written), but not while a checkpoint is being written.
 void install_stop_signals();
+
+/// While one of them lives, a second signal waits for the orderly stop as the first one does.
+class UninterruptedWrite {
+ public:
+  UninterruptedWrite();
+  ~UninterruptedWrite();
+  UninterruptedWrite(const UninterruptedWrite&) = delete;
+  UninterruptedWrite& operator=(const UninterruptedWrite&) = delete;
+};
 
 /// The signal that asked for a stop, 0 = none.
 int stop_requested();

@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
+#include "checkpoints/files/file_system.h"
 #include "checkpoints/files/output_lock.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/training/restore.h"
@@ -15,6 +17,7 @@
 #include "checkpoints/training/save.h"
 #include "data/loader.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
 #include "train/device.h"
 #include "train/inputs.h"
@@ -70,6 +73,11 @@ void restore_parameter(Parameter& parameter, std::span<const std::byte> bytes) {
   if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
 }
 
+Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
+  recipe.train.device = chosen_device(recipe.train.device) == "cpu" ? Device::cpu : Device::cuda;
+  return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
+}
+
 // One training run from its first to its last step. The order of the members is the order in which they are made.
 class Run {
  public:
@@ -80,6 +88,8 @@ class Run {
   void restore(const ResumeOption& resume);
   void log(const StepOutcome& outcome, double seconds);
   bool evaluate_when_due();
+  TrainingState state(std::vector<at::Tensor>& host);
+  void require_disk();
   void save();
   void save_adapter() const;
   std::optional<std::vector<std::string>> sample_answers();
@@ -95,7 +105,7 @@ class Run {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Reporter> reporter_;
-  std::int64_t step_ = 0, resumed_from_ = 0;
+  std::int64_t step_ = 0, resumed_from_ = 0, saved_ = -1;
   std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
 };
 
@@ -103,15 +113,16 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
     : recipe_(recipe),
       folder_(recipe.output_dir),
       lock_(folder_),
-      inputs_(open_inputs(recipe)),
+      inputs_(open_inputs(recipe, Purpose::training)),
       loader_(*inputs_.train_rows, recipe.data, recipe.train),
-      plan_(make_plan(recipe, inputs_.base.config, &loader_)),
+      plan_(plan_of(recipe, inputs_, loader_)),
       record_(recipe, inputs_, plan_) {
   const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
   decoder_ = load_decoder(inputs_.base, options);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   restore(resume);
+  require_disk();
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
@@ -128,15 +139,16 @@ void Run::restore(const ResumeOption& resume) {
   remove_leftovers(folder_ / "export");
   if (resume.mode == ResumeOption::Mode::never) {
     remove_checkpoints(folder_);
-    // An older run's result beside this one's recipe would be taken for this one's.
+    // An older run's result or curves beside this one's recipe would be taken for this one's.
     if (std::filesystem::exists(folder_ / "final")) remove_atomically(folder_ / "final");
+    remove_event_files(folder_ / "tensorboard");
     return;
   }
   std::vector<std::string> warnings;
   const std::optional<LoadedCheckpoint> checkpoint = resume.mode == ResumeOption::Mode::folder
                                                          ? load_checkpoint(resume.folder)
                                                          : find_newest_checkpoint(folder_, &warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  for (const std::string& warning : warnings) tell("warning: {}\n", warning);
   if (!checkpoint) return;
   record_.adopt(checkpoint->facts(), checkpoint->folder());
   for (Parameter& parameter : decoder_->trained()) restore_parameter(parameter, checkpoint->weight(parameter.name));
@@ -144,7 +156,7 @@ void Run::restore(const ResumeOption& resume) {
   step_ = resumed_from_ = checkpoint->step();
   tokens_ = std::stoll(checkpoint->facts().at("tokens"));
   trained_tokens_ = std::stoll(checkpoint->facts().at("trained_tokens"));
-  fmt::print(stderr, "going on from {}\n", checkpoint->folder().string());
+  tell("going on from {}\n", checkpoint->folder().string());
 }
 
 RunResult Run::train() {
@@ -177,7 +189,8 @@ RunResult Run::train() {
   for (std::size_t i = 0; after && i < after->size(); ++i)
     result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], (*after)[i]});
   result.interrupted = !after;
-  if (result.interrupted) save();
+  const UninterruptedWrite until_the_end;
+  if (result.interrupted && saved_ != step_) save();
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
@@ -212,8 +225,9 @@ void Run::log(const StepOutcome& outcome, double seconds) {
 bool Run::evaluate_when_due() {
   const bool is_due = step_ == 0 || step_ == plan_.steps || due(recipe_.eval.eval_steps);
   if (!is_due || record_.latest || !inputs_.evaluation_rows) return true;
-  const std::optional<Evaluation> evaluation = evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets,
-                                                        recipe_.eval.per_device_eval_batch_size);
+  const std::optional<Evaluation> evaluation =
+      evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets, recipe_.eval.per_device_eval_batch_size,
+               plan_.evaluation_limit);
   if (!evaluation) return false;
   record_.latest = evaluation->total;
   if (step_ == 0) record_.before = record_.latest;
@@ -221,17 +235,39 @@ bool Run::evaluate_when_due() {
   return true;
 }
 
-void Run::save() {
+// host: keeps copies alive.
+TrainingState Run::state(std::vector<at::Tensor>& host) {
   TrainingState state;
   state.step = step_;
-  std::vector<at::Tensor> host;
   state.weights = trained_bytes(decoder_->trained(), host);
   state.optimizer = optimizer_->state();
   state.facts = record_.facts();
   state.facts["tokens"] = std::to_string(tokens_);
   state.facts["trained_tokens"] = std::to_string(trained_tokens_);
+  return state;
+}
+
+// A disk that is too small is found before the first step, not after a night.
+void Run::require_disk() {
+  const std::int64_t every = recipe_.save.save_steps > 0 ? recipe_.save.save_steps : plan_.steps;
+  const std::int64_t to_come = (plan_.steps + every - 1) / every - step_ / every, limit = recipe_.save.save_total_limit;
+  const auto there = static_cast<std::int64_t>(list_checkpoints(folder_).size());
+  // The oldest goes when the newest is whole: for a moment there is one more than the limit.
+  const std::int64_t more = limit > 0 ? std::min(to_come, std::max<std::int64_t>(limit + 1 - there, 1)) : to_come;
+  if (step_ == plan_.steps || more < 1) return;
+  const std::int64_t values = plan_.trainable_parameters * (recipe_.train.optim == OptimizerType::adamw ? 3 : 1);
+  constexpr std::int64_t kHeaders = 1 << 20;
+  const auto bytes = static_cast<std::uint64_t>(more * (values * std::int64_t{sizeof(float)} + kHeaders));
+  require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
+}
+
+void Run::save() {
+  const UninterruptedWrite to_its_end;
+  std::vector<at::Tensor> host;
   const bool full = recipe_.adapter.type == AdapterType::none;
-  save_checkpoint(folder_, state, full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)));
+  save_checkpoint(folder_, state(host),
+                  full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)));
+  saved_ = step_;
   retain_checkpoints(folder_, recipe_.save.save_total_limit);
 }
 

@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,8 +22,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::string_view kTemporaryMark = ".tmp-";
-constexpr std::string_view kTrashPrefix = ".trash-";
+// Hidden names: ".checkpoint-5.tmp-123" is filled by process 123, ".checkpoint-5.trash-123" is being removed by it,
+// ".checkpoint-5.old-123" is what it is about to replace.
+constexpr std::string_view kTemporary = ".tmp-", kTrash = ".trash-", kOld = ".old-";
 
 /// "out/" and "out" are the same folder, but only the second has a file name.
 fs::path without_trailing_slash(const fs::path& path) {
@@ -46,39 +48,61 @@ void rename_or_throw(const fs::path& from, const fs::path& to) {
     throw_write_error(to, fmt::format("can't be renamed from {}", from.filename().string()), errno);
 }
 
-/// Puts `folder` in the place of `occupied`, which keeps its name at every instant where the file system can swap.
-void replace(const fs::path& folder, const fs::path& occupied) {
+fs::path hidden_path(const fs::path& path, std::string_view mark) {
+  return path.parent_path() / fmt::format(".{}{}{}", path.filename().string(), mark, ::getpid());
+}
+
+/// Puts `folder` in the place of `occupied` and the other way round. Where the file system can swap, the name is there
+/// at every instant; where it can't, a kill between the renames leaves the old one aside for remove_leftovers().
+void exchange(const fs::path& folder, const fs::path& occupied) {
   if (::renameat2(AT_FDCWD, folder.c_str(), AT_FDCWD, occupied.c_str(), RENAME_EXCHANGE) == 0) return;
   if (errno != EINVAL && errno != ENOSYS) throw_write_error(occupied, "can't be replaced", errno);
-  const fs::path aside =
-      occupied.parent_path() / fmt::format("{}{}.{}", kTrashPrefix, occupied.filename().string(), ::getpid());
-  rename_or_throw(occupied, aside);
+  const fs::path old = hidden_path(occupied, kOld);
+  rename_or_throw(occupied, old);
   rename_or_throw(folder, occupied);
-  rename_or_throw(aside, folder);
+  rename_or_throw(old, folder);
 }
 
-/// The process that the name ".….tmp-<pid>" speaks of; 0 = another kind of name.
-pid_t owner_of(std::string_view name) {
-  const auto mark = name.rfind(kTemporaryMark);
-  if (!name.starts_with('.') || mark == std::string_view::npos) return 0;
-  pid_t pid = 0;
-  const char* end = name.data() + name.size();
-  const auto parsed = std::from_chars(name.data() + mark + kTemporaryMark.size(), end, pid);
-  return parsed.ec == std::errc{} && parsed.ptr == end && pid > 0 ? pid : 0;
+struct HiddenName {
+  std::string name;       // that it was made for
+  std::string_view mark;  // one of the three
+  pid_t owner = 0;
+};
+
+std::optional<HiddenName> parsed(std::string_view hidden) {
+  for (const std::string_view mark : {kTemporary, kTrash, kOld}) {
+    const auto at = hidden.rfind(mark);
+    if (!hidden.starts_with('.') || at == std::string_view::npos || at < 2) continue;
+    pid_t pid = 0;
+    const char* end = hidden.data() + hidden.size();
+    const auto number = std::from_chars(hidden.data() + at + mark.size(), end, pid);
+    if (number.ec == std::errc{} && number.ptr == end && pid > 0)
+      return HiddenName{std::string(hidden.substr(1, at - 1)), mark, pid};
+  }
+  return std::nullopt;
 }
 
-bool is_leftover(const std::string& name) {
-  if (name.starts_with(kTrashPrefix)) return true;
-  const pid_t pid = owner_of(name);
-  // Our own number is that of a process before us: in a container every program may have the same one.
-  return pid > 0 && (pid == ::getpid() || (::kill(pid, 0) != 0 && errno == ESRCH));
+// Our own number is that of a process before us: in a container every program may have the same one.
+bool is_dead(pid_t pid) { return pid == ::getpid() || (::kill(pid, 0) != 0 && errno == ESRCH); }
+
+/// Of one name, or of all.
+void remove_leftovers(const fs::path& folder, const std::optional<std::string>& name) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const auto hidden = parsed(entry.path().filename().string());
+    if (!hidden || (name && hidden->name != *name) || !is_dead(hidden->owner)) continue;
+    const fs::path path = folder / hidden->name;
+    if (hidden->mark == kOld && !fs::exists(fs::symlink_status(path, ignored)))
+      fs::rename(entry.path(), path, ignored);
+    else
+      fs::remove_all(entry.path(), ignored);
+  }
 }
 
 }  // namespace
 
 fs::path temporary_path(const fs::path& final_path) {
-  const fs::path path = without_trailing_slash(final_path);
-  return path.parent_path() / fmt::format(".{}{}{}", path.filename().string(), kTemporaryMark, ::getpid());
+  return hidden_path(without_trailing_slash(final_path), kTemporary);
 }
 
 AtomicFolder::AtomicFolder(const fs::path& final_path)
@@ -99,24 +123,25 @@ void AtomicFolder::commit() {
   sync_tree(path_);
   std::error_code error;
   if (fs::exists(fs::symlink_status(final_path_, error))) {
-    replace(path_, final_path_);
+    exchange(path_, final_path_);
+    sync_directory(final_path_.parent_path());
     fs::remove_all(path_, error);  // holds what was there before
   } else {
     rename_or_throw(path_, final_path_);
+    sync_directory(final_path_.parent_path());
   }
   path_.clear();
-  sync_directory(final_path_.parent_path());
 }
 
-void remove_leftovers(const fs::path& folder) {
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored))
-    if (is_leftover(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
+void remove_leftovers(const fs::path& folder) { remove_leftovers(folder, std::nullopt); }
+
+void remove_leftovers_of(const fs::path& final_path) {
+  const fs::path path = without_trailing_slash(final_path);
+  remove_leftovers(path.parent_path(), path.filename().string());
 }
 
 void remove_atomically(const fs::path& path) {
-  const fs::path trash =
-      path.parent_path() / fmt::format("{}{}.{}", kTrashPrefix, path.filename().string(), ::getpid());
+  const fs::path trash = hidden_path(without_trailing_slash(path), kTrash);
   std::error_code error;
   fs::remove_all(trash, error);
   rename_or_throw(path, trash);

@@ -29,9 +29,12 @@ class AtomicFolder {
 /// The hidden name under which this process fills `final_path`.
 std::filesystem::path temporary_path(const std::filesystem::path& final_path);
 
-/// Removes what dead processes left in `folder`: ".….tmp-<pid>" of processes that no longer run, and ".trash-…". Not
-/// while this process fills an AtomicFolder there.
+/// Removes what dead processes left unfinished in `folder` under hidden names, and gives back its name to what one of
+/// them was killed while replacing. Not while this process fills an AtomicFolder there.
 void remove_leftovers(const std::filesystem::path& folder);
+
+/// The same, only of what was to be called `final_path`.
+void remove_leftovers_of(const std::filesystem::path& final_path);
 
 /// Takes `path` away under a hidden name first, so that nobody sees it half deleted. Error{Fault::running} on failure.
 void remove_atomically(const std::filesystem::path& path);

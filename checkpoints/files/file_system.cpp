@@ -127,6 +127,16 @@ std::uint64_t free_disk_bytes(const std::filesystem::path& path) {
   return std::uint64_t{status.f_bavail} * status.f_frsize;
 }
 
+void require_free_disk(const std::filesystem::path& path, std::uint64_t needed_bytes, std::string_view what) {
+  const std::uint64_t free = free_disk_bytes(path);
+  const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  if (free < needed_bytes)
+    throw Error{Fault::running,
+                {path.string()},
+                fmt::format("{} needs {:.1f} MiB of disk, {:.1f} MiB are free", what, mib(needed_bytes), mib(free)),
+                "free disk space or write to another disk, then start again: finished checkpoints are kept"};
+}
+
 void create_folders(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> parents;  // of what is new
   std::error_code error;

@@ -46,6 +46,10 @@ void sync_file(const std::filesystem::path& path);
 /// Bytes that this user may still write on the disk of `path`, which need not exist yet.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);
 
+/// Error{Fault::running} naming `what`, how much it needs and how much there is, when that isn't free on the disk of
+/// `path`.
+void require_free_disk(const std::filesystem::path& path, std::uint64_t needed_bytes, std::string_view what);
+
 /// Makes the folder and those above it, on disk when it returns. Error{Fault::running} when it can't.
 void create_folders(const std::filesystem::path& folder);
 

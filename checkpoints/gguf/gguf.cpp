@@ -8,23 +8,31 @@
 namespace tune {
 
 const GgufTypeTraits* traits_of(GgufType type) {
-  static constexpr GgufTypeTraits kF32{"F32", 1, 4}, kF16{"F16", 1, 2}, kBf16{"BF16", 1, 2}, kQ4_0{"Q4_0", 32, 18},
-      kQ4_1{"Q4_1", 32, 20}, kQ8_0{"Q8_0", 32, 34};
+  static const std::map<std::uint32_t, GgufTypeTraits> kTypes = {
+      {0, {"F32", 1, 4}},         {1, {"F16", 1, 2}},        {2, {"Q4_0", 32, 18}},      {3, {"Q4_1", 32, 20}},
+      {6, {"Q5_0", 32, 22}},      {7, {"Q5_1", 32, 24}},     {8, {"Q8_0", 32, 34}},      {10, {"Q2_K", 256, 84}},
+      {11, {"Q3_K", 256, 110}},   {12, {"Q4_K", 256, 144}},  {13, {"Q5_K", 256, 176}},   {14, {"Q6_K", 256, 210}},
+      {16, {"IQ2_XXS", 256, 66}}, {17, {"IQ2_XS", 256, 74}}, {18, {"IQ3_XXS", 256, 98}}, {19, {"IQ1_S", 256, 50}},
+      {20, {"IQ4_NL", 32, 18}},   {21, {"IQ3_S", 256, 110}}, {22, {"IQ2_S", 256, 82}},   {23, {"IQ4_XS", 256, 136}},
+      {24, {"I8", 1, 1}},         {25, {"I16", 1, 2}},       {26, {"I32", 1, 4}},        {27, {"I64", 1, 8}},
+      {28, {"F64", 1, 8}},        {29, {"IQ1_M", 256, 56}},  {30, {"BF16", 1, 2}},       {34, {"TQ1_0", 256, 54}},
+      {35, {"TQ2_0", 256, 66}},   {39, {"MXFP4", 32, 17}},
+  };
+  const auto found = kTypes.find(static_cast<std::uint32_t>(type));
+  return found == kTypes.end() ? nullptr : &found->second;
+}
+
+bool is_readable(GgufType type) {
   switch (type) {
     case GgufType::f32:
-      return &kF32;
     case GgufType::f16:
-      return &kF16;
     case GgufType::bf16:
-      return &kBf16;
     case GgufType::q4_0:
-      return &kQ4_0;
     case GgufType::q4_1:
-      return &kQ4_1;
     case GgufType::q8_0:
-      return &kQ8_0;
+      return true;
   }
-  return nullptr;
+  return false;
 }
 
 GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) { GgufParser(*this).parse(); }

@@ -24,7 +24,8 @@ namespace tune {
 inline constexpr std::uint32_t kGgufVersion = 3;
 inline constexpr std::uint64_t kGgufAlignment = 32;
 
-/// How the elements of a tensor are stored; the values are the file's.
+/// How the elements of a tensor are stored; the values are the file's. Those that we compute with; a file may hold
+/// others, which can only be listed.
 enum class GgufType : std::uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, bf16 = 30 };
 
 /// The type of a metadata value; the values are the file's.
@@ -36,8 +37,11 @@ struct GgufTypeTraits {
   std::int64_t block_bytes;  // and their stored size
 };
 
-/// nullptr for a type that isn't in the list above.
+/// nullptr for a type that isn't ggml's.
 const GgufTypeTraits* traits_of(GgufType type);
+
+/// True for the members of GgufType, which dequantize() reads.
+bool is_readable(GgufType type);
 
 struct GgufTensor {
   std::string name;
@@ -47,7 +51,7 @@ struct GgufTensor {
 };
 
 /// An opened file, mapped; move-only, spans stay valid when it is moved. Everything is checked before it is used:
-/// counts and lengths against the bytes that are left, products against overflow, types against the list above.
+/// counts and lengths against the bytes that are left, products against overflow, types against ggml's list.
 class GgufFile {
  public:
   /// Error{Fault::data} naming the file and what is wrong with it.

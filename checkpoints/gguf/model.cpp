@@ -25,6 +25,11 @@ class GgufWeights : public WeightSource {
  public:
   explicit GgufWeights(GgufFile file) : file_(std::move(file)), head_dim_(read_gguf_model_config(file_).head_dim) {
     for (const GgufTensor& tensor : file_.tensors()) {
+      if (!is_readable(tensor.type))
+        refuse(file_,
+               fmt::format("has the tensor {} in {}; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 can be tuned and exported",
+                           tensor.name, traits_of(tensor.type)->name),
+               "take the F16, BF16 or Q8_0 file of the same model");
       if (tensor.name == kRopeFactors) {
         require_plain_rope(tensor);
         continue;
@@ -36,29 +41,29 @@ class GgufWeights : public WeightSource {
       if (rows_are_permuted(*name) && (tensor.shape.size() != 2 || tensor.shape[0] % head_dim_ != 0))
         refuse(file_, fmt::format("has the tensor {} whose rows are no whole heads of {}", tensor.name, head_dim_),
                "convert the model again");
-      infos_.push_back({*name, traits_of(tensor.type)->name, tensor.shape});
-      stored_.push_back(&tensor);
+      if (holds_stacked_experts(tensor.name))
+        append_experts(tensor);
+      else
+        append(*name, tensor, tensor.shape, 0);
     }
   }
 
   const std::vector<TensorInfo>& tensors() const override { return infos_; }
 
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override {
-    const GgufTensor& tensor = stored(name);
-    read_rows_of(tensor, name, 0, rows_of(tensor), dtype, destination);
-    file_.release(tensor.bytes);
+    const Part& part = stored(name);
+    read_rows_of(part, name, 0, part.rows, dtype, destination);
+    file_.release(bytes_of(part, 0, part.rows));
   }
 
   void read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
                  std::span<std::byte> destination) const override {
-    const GgufTensor& tensor = stored(name);
-    if (tensor.shape.size() == 1) return WeightSource::read_rows(name, first, count, dtype, destination);
-    TUNE_CHECK(first >= 0 && count >= 0 && first + count <= rows_of(tensor), "rows {} to {} of {}", first,
-               first + count, name);
-    read_rows_of(tensor, name, first, count, dtype, destination);
-    const std::size_t row_bytes = tensor.bytes.size() / static_cast<std::size_t>(rows_of(tensor));
-    file_.release(
-        tensor.bytes.subspan(static_cast<std::size_t>(first) * row_bytes, static_cast<std::size_t>(count) * row_bytes));
+    const Part& part = stored(name);
+    if (part.tensor->shape.size() == 1) return WeightSource::read_rows(name, first, count, dtype, destination);
+    TUNE_CHECK(first >= 0 && count >= 0 && first + count <= part.rows, "rows {} to {} of {}", first, first + count,
+               name);
+    read_rows_of(part, name, first, count, dtype, destination);
+    file_.release(bytes_of(part, first, count));
   }
 
  private:
@@ -69,27 +74,53 @@ class GgufWeights : public WeightSource {
     return rows;
   }
 
-  void read_rows_of(const GgufTensor& tensor, std::string_view name, std::int64_t first, std::int64_t count,
-                    Dtype dtype, std::span<std::byte> destination) const {
+  /// The rows of a stored tensor that are one of ours: all of them, or one expert's.
+  struct Part {
+    const GgufTensor* tensor;
+    std::int64_t first_row, rows;
+  };
+
+  void append(std::string name, const GgufTensor& tensor, std::vector<std::int64_t> shape, std::int64_t first_row) {
+    const std::int64_t rows = shape.size() == 1 ? 1 : shape[0];
+    infos_.push_back({std::move(name), traits_of(tensor.type)->name, std::move(shape)});
+    stored_.push_back({&tensor, first_row, rows});
+  }
+
+  void append_experts(const GgufTensor& tensor) {
+    if (tensor.shape.size() != 3)
+      refuse(file_, fmt::format("has the tensor {}, which is no stack of experts", tensor.name),
+             "convert the model again");
+    for (std::int64_t expert = 0; expert < tensor.shape[0]; ++expert)
+      append(*huggingface_name(tensor.name, expert), tensor, {tensor.shape[1], tensor.shape[2]},
+             expert * tensor.shape[1]);
+  }
+
+  static std::span<const std::byte> bytes_of(const Part& part, std::int64_t first, std::int64_t count) {
+    const std::size_t row_bytes = part.tensor->bytes.size() / static_cast<std::size_t>(rows_of(*part.tensor));
+    return part.tensor->bytes.subspan(static_cast<std::size_t>(part.first_row + first) * row_bytes,
+                                      static_cast<std::size_t>(count) * row_bytes);
+  }
+
+  void read_rows_of(const Part& part, std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
+                    std::span<std::byte> destination) const {
     file_.check_unchanged();
-    const auto columns = static_cast<std::size_t>(tensor.shape.back());
-    const std::size_t row_bytes = tensor.bytes.size() / static_cast<std::size_t>(rows_of(tensor));
+    const auto columns = static_cast<std::size_t>(part.tensor->shape.back());
     const std::size_t out_bytes = columns * element_bytes(dtype);
     TUNE_CHECK(destination.size() == out_bytes * static_cast<std::size_t>(count), "{} bytes for {} rows of {}",
                destination.size(), count, name);
     const bool permuted = rows_are_permuted(name);
     std::vector<float> values(columns);
     for (std::int64_t row = 0; row < count; ++row) {
-      const auto from = static_cast<std::size_t>(permuted ? gguf_row(first + row, head_dim_) : first + row);
-      dequantize(tensor.type, tensor.bytes.subspan(from * row_bytes, row_bytes), values);
+      const std::int64_t from = permuted ? gguf_row(first + row, head_dim_) : first + row;
+      dequantize(part.tensor->type, bytes_of(part, from, 1), values);
       convert_elements("F32", std::as_bytes(std::span(values)), dtype,
                        destination.subspan(static_cast<std::size_t>(row) * out_bytes, out_bytes));
     }
   }
 
-  const GgufTensor& stored(std::string_view name) const {
+  const Part& stored(std::string_view name) const {
     for (std::size_t i = 0; i < infos_.size(); ++i)
-      if (infos_[i].name == name) return *stored_[i];
+      if (infos_[i].name == name) return stored_[i];
     throw Bug(fmt::format("no tensor {} in {}", name, file_.path().string()));
   }
 
@@ -107,7 +138,7 @@ class GgufWeights : public WeightSource {
   GgufFile file_;
   std::int64_t head_dim_;
   std::vector<TensorInfo> infos_;
-  std::vector<const GgufTensor*> stored_;  // in the order of infos_
+  std::vector<Part> stored_;  // in the order of infos_
 };
 
 void refuse_other_models(const GgufFile& file) {
@@ -117,8 +148,6 @@ void refuse_other_models(const GgufFile& file) {
   if (architecture != "llama")
     refuse(file, fmt::format("has the architecture \"{}\"; llama is read (Mistral files have it, too)", architecture),
            "use a Llama or Mistral model");
-  if (file.integer("llama.expert_count", 0) > 0)
-    refuse(file, "is a mixture of experts, which is not supported", "use a dense model");
   if (file.integer("split.count", 1) > 1)
     refuse(file, fmt::format("is one of {} parts", file.integer("split.count")),
            "join them with llama-gguf-split --merge");
@@ -184,7 +213,8 @@ void read_end_tokens(const GgufFile& file, ModelConfig& config) {
 ModelConfig read_gguf_model_config(const GgufFile& file) {
   refuse_other_models(file);
   ModelConfig config;
-  config.model_type = "llama";
+  const bool has_experts = file.integer("llama.expert_count", 0) > 0;
+  config.model_type = has_experts ? "mixtral" : "llama";
   config.hidden_size = size_of(file, "llama.embedding_length");
   config.intermediate_size = size_of(file, "llama.feed_forward_length");
   config.num_hidden_layers = size_of(file, "llama.block_count");
@@ -195,6 +225,13 @@ ModelConfig read_gguf_model_config(const GgufFile& file) {
   config.rms_norm_eps = as_written(file.real("llama.attention.layer_norm_rms_epsilon"));
   config.rope_theta = as_written(file.real("llama.rope.freq_base", 10000.0));
   config.tie_word_embeddings = file.find("output.weight") == nullptr;
+  if (has_experts) {
+    config.num_local_experts = size_of(file, "llama.expert_count");
+    config.num_experts_per_tok = size_of(file, "llama.expert_used_count");
+    if (config.num_experts_per_tok > config.num_local_experts)
+      refuse(file, fmt::format("uses {} of {} experts", config.num_experts_per_tok, config.num_local_experts),
+             "convert the model again");
+  }
   check_heads(file, config);
   if (config.num_hidden_layers > static_cast<std::int64_t>(file.tensors().size()))
     refuse(

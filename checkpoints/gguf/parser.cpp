@@ -168,8 +168,8 @@ std::uint64_t GgufParser::tensor() {
   std::reverse(tensor.shape.begin(), tensor.shape.end());
   tensor.type = static_cast<GgufType>(scalar<std::uint32_t>());
   if (traits_of(tensor.type) == nullptr)
-    file_.fail(fmt::format("has the tensor {} of element type {}; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are read",
-                           shown(tensor.name), static_cast<std::uint32_t>(tensor.type)));
+    file_.fail(fmt::format("has the tensor {} of element type {}, which ggml doesn't have", shown(tensor.name),
+                           static_cast<std::uint32_t>(tensor.type)));
   file_.tensors_.push_back(std::move(tensor));
   return scalar<std::uint64_t>();
 }

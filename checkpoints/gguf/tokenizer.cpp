@@ -45,7 +45,7 @@ GgufTokenizer read_gguf_tokenizer(const GgufFile& file) {
   tokenizer.unk_id = id("unknown_token_id");
   tokenizer.pad_id = id("padding_token_id");
   tokenizer.add_bos = file.boolean(key("add_bos_token"), tokenizer.model == "llama");
-  tokenizer.add_space_prefix = file.boolean(key("add_space_prefix"), true);
+  tokenizer.add_space_prefix = file.boolean(key("add_space_prefix"), tokenizer.model == "llama");
   tokenizer.chat_template = file.text("tokenizer.chat_template", "");
   return tokenizer;
 }

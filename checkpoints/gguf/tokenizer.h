@@ -19,7 +19,7 @@ struct GgufTokenizer {
   std::vector<std::string> merges;  // "left right", best first; gpt2 only
   std::optional<std::int32_t> bos_id, eos_id, eot_id, unk_id, pad_id;
   bool add_bos = false;
-  bool add_space_prefix = true;
+  bool add_space_prefix = true;  // not said: of SentencePiece only
   std::string chat_template;
 };
 

@@ -1,6 +1,7 @@
 #include "checkpoints/huggingface/convert.h"
 
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "recipes/schema/error.h"
@@ -69,6 +70,18 @@ void convert_from(const std::byte* source, Dtype to, std::byte* destination, std
 }  // namespace
 
 std::size_t element_bytes(Dtype dtype) { return dtype == Dtype::fp32 ? 4 : 2; }
+
+double overflow_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::fp32:
+      return INFINITY;
+    case Dtype::bf16:
+      return 0x1.FFp127;
+    case Dtype::fp16:
+      return 65520;
+  }
+  return 0;
+}
 
 std::string_view dtype_name(Dtype dtype) {
   switch (dtype) {

@@ -10,6 +10,9 @@ namespace tune {
 
 std::size_t element_bytes(Dtype dtype);
 
+/// The least magnitude that rounds to infinity; infinity itself for fp32.
+double overflow_of(Dtype dtype);
+
 /// As safetensors spells it.
 std::string_view dtype_name(Dtype dtype);
 

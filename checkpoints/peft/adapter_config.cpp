@@ -58,6 +58,14 @@ class AdapterFile {
   std::vector<std::string> faults_;
 };
 
+/// With the other initialisations (pissa, olora, corda, loftq, ...) PEFT changes the base weights when it loads them.
+void refuse_changed_base(AdapterFile& file) {
+  const json& init = file.value("init_lora_weights");
+  if (init.is_null() || init.is_boolean() || init == "gaussian" || init == "eva" || init == "orthogonal") return;
+  file.complain(
+      fmt::format("init_lora_weights is {} (it goes with other base weights than the model's own)", init.dump()));
+}
+
 void refuse_other_methods(AdapterFile& file) {
   if (file.value("peft_type") != "LORA")
     file.complain(fmt::format("peft_type is {}; it must be \"LORA\"", file.value("peft_type").dump()));
@@ -73,6 +81,13 @@ void refuse_other_methods(AdapterFile& file) {
   file.expect_unused("layer_replication", "repeated layers are not supported");
   file.expect_unused("target_parameters", "adapters of linear layers are supported");
   file.expect_unused("trainable_token_indices", "trained embedding rows are not supported");
+  file.expect_unused("alora_invocation_tokens", "it works on the tokens behind an invocation only");
+  file.expect_unused("use_qalora", "QA-LoRA pools its inputs");
+  file.expect_unused("use_bdlora", "block-diagonal factors are not supported");
+  file.expect_unused("kasa_config", "KaSA changes the base model");
+  file.expect_unused("monteclora_config", "MonteCLoRA samples its weights");
+  file.expect_unused("arrow_config", "routing between adapters is not supported");
+  refuse_changed_base(file);
 }
 
 std::vector<std::string> read_targets(AdapterFile& file) {

@@ -23,7 +23,8 @@ struct AdapterConfig {
 };
 
 /// Reads `folder`/adapter_config.json. Error{Fault::data}: missing, malformed, or an adapter that computes something
-/// else (DoRA, modules_to_save, biases, ranks that differ from layer to layer, …); all reasons at once.
+/// else (DoRA, modules_to_save, biases, ranks that differ from layer to layer, an initialisation that changed the base,
+/// …; the keys of PEFT 0.21); all reasons at once. Keys that only steer training or loading are passed over.
 AdapterConfig read_adapter_config(const std::filesystem::path& folder);
 
 /// The text of adapter_config.json: the keys that every PEFT since 0.5 and vLLM read.

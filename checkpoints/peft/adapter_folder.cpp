@@ -38,6 +38,17 @@ void AdapterFolder::read(std::string_view name, Dtype dtype, std::span<std::byte
   convert_elements(info.dtype, bytes, dtype, destination);
 }
 
+std::filesystem::path adapter_folder(const std::filesystem::path& path) {
+  std::error_code unreadable;
+  if (!std::filesystem::is_regular_file(path, unreadable)) return path;
+  if (path.filename() != kAdapterWeightsFile)
+    throw Error{Fault::data,
+                {path.string()},
+                "is no adapter that can be read",
+                fmt::format("give a PEFT folder, or the {} in it", kAdapterWeightsFile)};
+  return path.has_parent_path() ? path.parent_path() : ".";
+}
+
 void write_adapter(const std::filesystem::path& folder, const AdapterConfig& config,
                    std::span<const NamedBytes> tensors) {
   write_safetensors(folder / kAdapterWeightsFile, tensors);

@@ -16,6 +16,7 @@ class AdapterFolder : public WeightSource {
   explicit AdapterFolder(const std::filesystem::path& folder);
 
   const AdapterConfig& config() const { return config_; }
+  const std::filesystem::path& path() const { return file_.path(); }  // of the weights
   const std::vector<TensorInfo>& tensors() const override { return file_.tensors(); }
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override;
 
@@ -23,6 +24,10 @@ class AdapterFolder : public WeightSource {
   AdapterConfig config_;
   SafetensorsFile file_;
 };
+
+/// What a person may call an adapter: its folder, or the adapter_model.safetensors in it. Returns the folder.
+/// Error{Fault::data} for any other file, a GGUF adapter among them.
+std::filesystem::path adapter_folder(const std::filesystem::path& path);
 
 /// Writes adapter_model.safetensors and adapter_config.json into a folder that exists (an AtomicFolder's path()).
 /// Error{Fault::running} when the disk refuses.

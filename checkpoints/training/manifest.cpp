@@ -88,8 +88,10 @@ Manifest read_manifest(const fs::path& folder) {
 void check_files(const fs::path& folder, const Manifest& manifest) {
   for (const ManifestFile& expected : manifest.files) {
     const fs::path path = folder / expected.name;
-    if (!fs::exists(path)) refuse(path, "is missing");
-    const std::uintmax_t size = fs::file_size(path);
+    std::error_code unreadable;
+    const std::uintmax_t size = fs::file_size(path, unreadable);
+    if (unreadable == std::errc::no_such_file_or_directory) refuse(path, "is missing");
+    if (unreadable) refuse(path, fmt::format("can't be read: {}", unreadable.message()));
     if (size != expected.size_bytes)
       refuse(path, fmt::format("is damaged: {} bytes, the manifest says {}", size, expected.size_bytes));
     if (xxh3_128_of_file(path) != expected.xxh3_128)

@@ -33,7 +33,8 @@ std::span<const std::byte> LoadedCheckpoint::optimizer(std::string_view name) co
 }
 
 LoadedCheckpoint load_checkpoint(const fs::path& folder) {
-  if (!fs::is_directory(folder))
+  std::error_code unreadable;
+  if (!fs::is_directory(folder, unreadable))
     throw Error{Fault::data, {folder.string()}, "is not a checkpoint folder", "give a checkpoint-<step> folder"};
   const Manifest manifest = read_manifest(folder);
   check_files(folder, manifest);

@@ -36,7 +36,8 @@ std::map<std::int64_t, fs::path> list_checkpoints(const fs::path& output_dir) {
   if (!fs::exists(output_dir)) return checkpoints;
   for (const auto& entry : fs::directory_iterator(output_dir)) {  // throws: unreadable is not empty
     const std::int64_t step = step_of(entry.path().filename().string());
-    if (step >= 0 && entry.is_directory()) checkpoints.emplace(step, entry.path());
+    std::error_code unreadable;  // then it is no folder as far as we see, but surely no stranger
+    if (step >= 0 && (entry.is_directory(unreadable) || unreadable)) checkpoints.emplace(step, entry.path());
   }
   return checkpoints;
 }

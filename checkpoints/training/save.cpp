@@ -22,19 +22,6 @@ namespace {
 
 constexpr std::uint64_t kSmallFilesBytes = 1 << 20;  // headers and JSON
 
-/// Better refused now than after gigabytes.
-void check_space(const fs::path& output_dir, const TrainingState& state) {
-  std::uint64_t needed = kSmallFilesBytes;
-  for (const auto* tensors : {&state.weights, &state.optimizer})
-    for (const NamedBytes& tensor : *tensors) needed += tensor.bytes.size();
-  const std::uint64_t free = free_disk_bytes(output_dir);
-  if (free < needed)
-    throw Error{Fault::running,
-                {output_dir.string()},
-                fmt::format("the checkpoint of step {} needs {} bytes, {} are free", state.step, needed, free),
-                "free disk space, then start again: finished checkpoints are kept"};
-}
-
 void write_text(const fs::path& path, const std::string& text) {
   OutputFile file(path);
   file.write(text);
@@ -57,11 +44,19 @@ void write_model(const fs::path& folder, const std::vector<NamedBytes>& weights)
   if (shards.size() > 1) write_text(folder / kShardIndexFile, format_shard_index(shards));
 }
 
+std::uint64_t checkpoint_bytes(const TrainingState& state) {
+  std::uint64_t bytes = kSmallFilesBytes;
+  for (const auto* tensors : {&state.weights, &state.optimizer})
+    for (const NamedBytes& tensor : *tensors) bytes += tensor.bytes.size();
+  return bytes;
+}
+
 }  // namespace
 
 fs::path save_checkpoint(const fs::path& output_dir, const TrainingState& state,
                          const std::optional<AdapterConfig>& adapter) {
-  check_space(output_dir, state);
+  // better refused now than after gigabytes
+  require_free_disk(output_dir, checkpoint_bytes(state), fmt::format("the checkpoint of step {}", state.step));
   AtomicFolder folder(checkpoint_path(output_dir, state.step));
   if (adapter)
     write_adapter(folder.path(), *adapter, state.weights);

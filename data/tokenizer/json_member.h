@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace tune {
 
@@ -20,7 +21,7 @@ T member_or(const nlohmann::json& object, std::string_view key, T otherwise) {
   if constexpr (std::is_same_v<T, bool>) {
     return found.is_boolean() ? found.get<bool>() : otherwise;
   } else if constexpr (std::is_same_v<T, std::string>) {
-    return found.is_string() ? found.get<std::string>() : otherwise;
+    return found.is_string() ? found.get<std::string>() : std::move(otherwise);
   } else {
     return found.is_number_integer() ? found.get<T>() : otherwise;
   }

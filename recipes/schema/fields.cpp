@@ -186,7 +186,7 @@ const std::vector<Row<TrainOptions>>& rows() {
        &S::deterministic,
        {},
        {},
-       "CUDA: only exact kernels, so that resume is bit-exact; CPU: always"},
+       "CUDA: only exact kernels, so that resume is bit-exact, any other is refused; false is faster; CPU: always"},
   };
   return all;
 }
@@ -200,7 +200,7 @@ const std::vector<Row<EvalOptions>>& rows() {
        &S::per_device_eval_batch_size,
        from(1, 1e6),
        {"eval_batch_size"},
-       "rows at a time"},
+       "rows at a time; while training, at most 2048 tokens or as many as a micro-batch has"},
       {"sample_prompts", &S::sample_prompts, {}, {}, "answered before and after training"},
       {"sample_max_tokens", &S::sample_max_tokens, from(1, 1048576), {"max_new_tokens"}, "of such an answer"},
   };

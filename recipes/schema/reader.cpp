@@ -46,7 +46,7 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<Override
   return parse_recipe(read_text(path), path.string(), overrides, notes);
 }
 
-Recipe parse_recipe(std::string_view yaml, std::string file, const std::vector<Override>& overrides,
+Recipe parse_recipe(std::string_view yaml, const std::string& file, const std::vector<Override>& overrides,
                     std::vector<std::string>* notes) {
   Problems problems;
   std::optional<YamlValue> document = parse_document(yaml, file, problems);

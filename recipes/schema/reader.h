@@ -21,7 +21,7 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<Override
                    std::vector<std::string>* notes = nullptr);
 
 /// The same for a text; `file` is what messages call it.
-Recipe parse_recipe(std::string_view yaml, std::string file, const std::vector<Override>& overrides = {},
+Recipe parse_recipe(std::string_view yaml, const std::string& file, const std::vector<Override>& overrides = {},
                     std::vector<std::string>* notes = nullptr);
 
 }  // namespace tune

@@ -110,7 +110,7 @@ void read_section(Section& section, const std::vector<YamlEntry>& entries, const
 }
 
 template <class Section>
-std::string write_section(const Section& section, int indent, std::string first_margin) {
+std::string write_section(const Section& section, int indent, const std::string& first_margin) {
   std::string text;
   for (const Row<Section>& row : rows<Section>()) {
     const std::string value = row.member.write(section, row.rule, indent);

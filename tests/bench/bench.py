@@ -30,11 +30,12 @@ def make_model(folder):
 
 
 def write_rows(path):
+    """Rows of more than TOKENS tokens, which the recipe cuts to as many: documents of the peer's length."""
     rng = random.Random(1)
     words = Path(__file__).read_text().split()
     with open(path, "w") as file:
-        for _ in range(4000):
-            file.write(json.dumps({"text": " ".join(rng.choice(words) for _ in range(30))}) + "\n")
+        for _ in range((WARMUP + STEPS) * BATCH):
+            file.write(json.dumps({"text": " ".join(rng.choice(words) for _ in range(TOKENS + 8))}) + "\n")
 
 
 def recipe(model, rows, output, mode, precision):
@@ -43,7 +44,7 @@ def recipe(model, rows, output, mode, precision):
 model: {{base_model: {model}}}
 stage: pretrain
 adapter: {adapter}
-data: {{chat_template: none, max_length: {TOKENS}, packing: true, datasets: [{{path: {rows}, type: text}}]}}
+data: {{chat_template: none, max_length: {TOKENS}, packing: false, overflow: truncate, datasets: [{{path: {rows}, type: text}}]}}
 train: {{max_steps: {WARMUP + STEPS}, global_batch_size: {BATCH}, per_device_train_batch_size: {BATCH}, learning_rate: 2.0e-4,
   precision: {precision}, device: cpu}}
 save: {{save_steps: 0}}
@@ -64,6 +65,7 @@ def run_tune(binary, folder, mode, precision):
     if process.wait() != 0:
         sys.exit(said)
     steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1]["tokens"] == (WARMUP + STEPS) * BATCH * TOKENS, "not the peer's work"
     return {
         "tokens_per_s": statistics.median(step["tokens_per_s"] for step in steps[WARMUP:]),
         "peak_bytes": max(step["peak_memory"] for step in steps),
@@ -80,6 +82,18 @@ def run_peft(folder, mode, precision, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def start_up(binary, times=11):
+    """Seconds from the command to its end and resident MiB of the program that does nothing: LibTorch's share."""
+    seconds, memory = [], []
+    for _ in range(times):
+        begin = time.time()
+        process = subprocess.Popen([binary, "--version"], stdout=subprocess.DEVNULL)
+        _, _, usage = os.wait4(process.pid, 0)
+        seconds.append(time.time() - begin)
+        memory.append(usage.ru_maxrss / 1024)
+    print(f"tune --version: {statistics.median(seconds):.2f} s ({min(seconds):.2f} ... {max(seconds):.2f}), {max(memory):.0f} MiB")
+
+
 def row(name, ours, theirs, key, better):
     ratios = sorted(a[key] / b[key] if better == "higher" else b[key] / a[key] for a, b in zip(ours, theirs))
     return f"{name:<26}{statistics.median(ratios):>8.2f} x   {ratios[0]:.2f} ... {ratios[-1]:.2f}"
@@ -91,6 +105,7 @@ def main():
     parser.add_argument("--only", help="one of lora-bf16, lora-fp32, full-fp32, full-bf16")
     parser.add_argument("--binary", type=Path, default=ROOT / "build" / "tune")
     arguments = parser.parse_args()
+    start_up(arguments.binary)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_model(folder / "model")

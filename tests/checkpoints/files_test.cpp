@@ -171,13 +171,28 @@ TEST(AtomicFolder, LeftoversOfDeadProcessesGo) {
   const pid_t dead = ::fork();
   if (dead == 0) ::_exit(0);
   ::waitpid(dead, nullptr, 0);
-  const std::string alive = ".checkpoint-3.tmp-" + std::to_string(::getppid());
-  for (const std::string& name :
-       {".checkpoint-2.tmp-" + std::to_string(dead), alive, std::string(".trash-checkpoint-1.7"), std::string(".mine"),
-        std::string("checkpoint-1.tmp-9")})
+  const std::string gone = std::to_string(dead), alive = ".checkpoint-3.tmp-" + std::to_string(::getppid());
+  for (const std::string& name : {".checkpoint-2.tmp-" + gone, ".out.tmp-" + gone, alive, ".checkpoint-1.trash-" + gone,
+                                  std::string(".mine"), std::string("checkpoint-1.tmp-9")})
     std::filesystem::create_directory(folder / name);
+  remove_leftovers_of(folder / "out/");
+  EXPECT_FALSE(std::filesystem::exists(folder / (".out.tmp-" + gone)));
+  EXPECT_TRUE(std::filesystem::exists(folder / (".checkpoint-2.tmp-" + gone)));
   remove_leftovers(folder.path());
   EXPECT_THAT(folder.names(), UnorderedElementsAre(alive, ".mine", "checkpoint-1.tmp-9"));
+}
+
+TEST(AtomicFolder, KilledWhileReplacingLosesNothing) {  // where the file system can't swap two names
+  const TemporaryFolder folder;
+  const std::string old = ".out.old-" + std::to_string(::getpid());  // in a container all programs may have one number
+  std::filesystem::create_directory(folder / old);
+  put(folder / (old + "/a"), "old");
+  remove_leftovers(folder.path());
+  EXPECT_EQ(get(folder / "out/a"), "old");
+  std::filesystem::create_directory(folder / old);
+  remove_leftovers(folder.path());
+  EXPECT_THAT(folder.names(), ElementsAre("out"));
+  EXPECT_EQ(get(folder / "out/a"), "old");
 }
 
 TEST(Hash, IsXxh3) {

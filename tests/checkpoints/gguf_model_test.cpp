@@ -95,6 +95,12 @@ TEST(GgufNames, TranslateBothWays) {
   EXPECT_EQ(gguf_name("model.layers.17.mlp.down_proj.weight"), "blk.17.ffn_down.weight");
   EXPECT_EQ(huggingface_name("output.weight"), "lm_head.weight");
   EXPECT_EQ(huggingface_name("blk.0.attn_q.bias"), std::nullopt);
+  const std::string expert = "model.layers.17.block_sparse_moe.experts.12.w3.weight";
+  EXPECT_EQ(gguf_name(expert), "blk.17.ffn_up_exps.weight");
+  EXPECT_EQ(huggingface_name("blk.17.ffn_up_exps.weight", 12), expert);
+  EXPECT_EQ(expert_number(expert), 12);
+  EXPECT_EQ(expert_number("model.layers.17.block_sparse_moe.gate.weight"), std::nullopt);
+  EXPECT_EQ(gguf_name("model.layers.17.block_sparse_moe.gate.weight"), "blk.17.ffn_gate_inp.weight");
   EXPECT_EQ(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), std::nullopt);
 }
 
@@ -125,7 +131,8 @@ GgufMetadata sizes() {
 }
 
 /// One file with the given tensors, all filled with 0, 1, 2, ...
-void write(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensorInfo> tensors) {
+void write(const std::filesystem::path& path, const GgufMetadata& metadata,
+           const std::vector<GgufTensorInfo>& tensors) {
   GgufWriter writer(path, metadata, tensors);
   for (const GgufTensorInfo& tensor : tensors) {
     std::vector<float> values(stored_bytes(tensor) / 4);
@@ -178,7 +185,7 @@ TEST(GgufModel, RefusesWhatItCantCompute) {
   };
   EXPECT_THAT(refusal("general.architecture", "qwen2"), HasSubstr("has the architecture \"qwen2\"; llama is read"));
   EXPECT_THAT(refusal("general.type", "adapter"), HasSubstr("is an adapter, not a model"));
-  EXPECT_THAT(refusal("llama.expert_count", 8u), HasSubstr("mixture of experts"));
+  EXPECT_THAT(refusal("llama.expert_count", 8u), HasSubstr("llama.expert_used_count"));
   EXPECT_THAT(refusal("llama.rope.scaling.type", "linear"), HasSubstr("rope scaling \"linear\""));
   EXPECT_THAT(refusal("llama.embedding_length", 0u), HasSubstr("llama.embedding_length 0; it must be 1 to"));
   EXPECT_THAT(refusal("llama.block_count", 5000u), HasSubstr("5000 layers, but has 1 tensors"));
@@ -188,6 +195,26 @@ TEST(GgufModel, RefusesWhatItCantCompute) {
   EXPECT_THAT(refusal("x", 1u, {{"blk.0.ssm_a.weight", GgufType::f32, {4}}}), HasSubstr("no part of a llama model"));
   EXPECT_THAT(refusal("x", 1u, {{"rope_freqs.weight", GgufType::f32, {2}}}), HasSubstr("isn't all ones"));
   EXPECT_THAT(refusal("x", 1u, {{"blk.0.attn_q.weight", GgufType::f32, {6, 8}}}), HasSubstr("no whole heads of 4"));
+}
+
+TEST(BaseModel, NamesEveryTensorThatDoesNotFit) {
+  const TemporaryFolder folder;
+  write(folder / "m.gguf", sizes(), {kEmbedding, {"blk.0.attn_norm.weight", GgufType::f32, {9}}});
+  const std::string text = error_text(Fault::data, [&] { open_base_model(folder / "m.gguf"); });
+  EXPECT_THAT(text, HasSubstr("missing: model.layers.0.self_attn.q_proj.weight, "));
+  EXPECT_THAT(text, HasSubstr(", model.norm.weight; wrong shape: model.layers.0.input_layernorm.weight is [9]"));
+}
+
+TEST(BaseModel, NamesATensorThatCannotBeRead) {
+  const TemporaryFolder folder;
+  GgufMetadata metadata = sizes();
+  std::erase_if(metadata, [](const auto& pair) { return pair.first == "llama.embedding_length"; });
+  metadata.emplace_back("llama.embedding_length", 256u);
+  const auto q4_k = static_cast<GgufType>(12);
+  write(folder / "m.gguf", metadata, {{"token_embd.weight", q4_k, {3, 256}}});
+  EXPECT_THAT(error_text(Fault::data, [&] { open_base_model(folder / "m.gguf"); }),
+              HasSubstr("m.gguf: has the tensor token_embd.weight in Q4_K; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 can be "
+                        "tuned and exported; take the F16, BF16 or Q8_0 file"));
 }
 
 TEST(BaseModel, SaysWhatIsThereInstead) {

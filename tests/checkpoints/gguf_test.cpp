@@ -92,7 +92,7 @@ std::vector<BadFile> bad_files() {
       {"shape overflows", file().head(1, 0).tensor("a", {1ll << 42, 1ll << 42}).data(4).bytes(), "impossible shape"},
       {"size overflows", file().head(1, 0).tensor("a", {1ll << 62}).data(4).bytes(), "of an impossible size"},
       {"size wraps to 0", file().head(1, 0).tensor("a", {(1ll << 62)}, 0).data(0).bytes(), "of an impossible size"},
-      {"element type", file().head(1, 0).tensor("a", {256}, 12).data(144).bytes(), "of element type 12"},
+      {"element type", file().head(1, 0).tensor("a", {256}, 4).data(144).bytes(), "of element type 4"},
       {"half a block", file().head(1, 0).tensor("a", {33}, 8).data(68).bytes(), "needs a multiple of 32"},
       {"first offset", file().head(1, 0).tensor("a", {8}, 0, 32).data(64).bytes(), "at offset 32; it must be at 0"},
       {"overlap", file().head(2, 0).tensor("a", {8}).tensor("b", {8}, 0, 0).data(64).bytes(), "it must be at 32"},
@@ -109,6 +109,27 @@ TEST(Gguf, RefusesEveryBadFileWithItsReason) {
     EXPECT_THAT(text, HasSubstr(bad.expected)) << bad.name;
     EXPECT_THAT(text, HasSubstr("bad.gguf")) << bad.name;
   }
+}
+
+TEST(Gguf, ListsTypesThatItCannotRead) {
+  const TemporaryFolder folder;
+  put(folder / "m.gguf", GgufBytes().head(1, 0).tensor("a", {512, 3}, 14).data(3 * 2 * 210).bytes());
+  const GgufFile file(folder / "m.gguf");
+  EXPECT_STREQ(traits_of(file.find("a")->type)->name, "Q6_K");
+  EXPECT_EQ(file.find("a")->bytes.size(), 1260u);
+  EXPECT_FALSE(is_readable(file.find("a")->type));
+}
+
+TEST(Gguf, SpacePrefixIsSentencePiecesUnlessSaid) {
+  const TemporaryFolder folder;
+  const auto prefix = [&](const char* model) {
+    const GgufMetadata metadata = {{"tokenizer.ggml.model", model},
+                                   {"tokenizer.ggml.tokens", std::vector<std::string>{"a"}}};
+    GgufWriter(folder / "m.gguf", metadata, {}).close();
+    return read_gguf_tokenizer(GgufFile(folder / "m.gguf")).add_space_prefix;
+  };
+  EXPECT_TRUE(prefix("llama"));
+  EXPECT_FALSE(prefix("gpt2"));
 }
 
 TEST(Gguf, RefusesEveryTruncation) {

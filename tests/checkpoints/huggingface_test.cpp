@@ -79,13 +79,30 @@ TEST(ModelConfig, MissingKeysAreThoseOfTheClass) {
   EXPECT_EQ(config_of(R"({"model_type": "llama", "bos_token_id": null})").bos_token_id, std::nullopt);
 }
 
+TEST(ModelConfig, ReadsExperts) {
+  const ModelConfig published = config_of(R"({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 3,
+    "router_aux_loss_coef": 0.02, "sliding_window": null, "router_jitter_noise": 0.0})");
+  EXPECT_EQ(published.num_local_experts, 4);
+  EXPECT_EQ(published.num_experts_per_tok, 3);
+  EXPECT_EQ(published.router_aux_loss_coef, 0.02);
+  const ModelConfig defaults = config_of(R"({"model_type": "mixtral"})");  // of transformers' class
+  EXPECT_EQ(defaults.num_local_experts, 8);
+  EXPECT_EQ(defaults.num_experts_per_tok, 2);
+  EXPECT_EQ(defaults.router_aux_loss_coef, 0.001);
+  EXPECT_EQ(defaults.rope_theta, 1e6);
+  EXPECT_EQ(defaults.sliding_window, 0);
+  EXPECT_EQ(config_of(write_model_config(published, Dtype::bf16)).num_experts_per_tok, 3);
+  EXPECT_THAT(refusal(R"({"model_type": "mixtral", "num_experts_per_tok": 9})"), HasSubstr("9 is more than"));
+  EXPECT_THAT(refusal(R"({"model_type": "mixtral", "router_jitter_noise": 0.1})"), HasSubstr("router_jitter_noise"));
+}
+
 TEST(ModelConfig, RefusesOtherMathematics) {
   EXPECT_THAT(refusal(llama_with(R"("rope_scaling": {"type": "linear", "factor": 2.0})")),
               HasSubstr("config.json:3: rope_scaling of type \"linear\" is not supported, refused"));
   EXPECT_THAT(refusal(llama_with(R"("rope_parameters": {"rope_type": "llama3", "factor": 8.0})")),
               HasSubstr("rope_parameters of type \"llama3\" is not supported, refused"));
   EXPECT_THAT(refusal(R"({"model_type": "qwen2"})"),
-              HasSubstr("model_type \"qwen2\" is not supported; it must be \"llama\" or \"mistral\""));
+              HasSubstr("model_type \"qwen2\" is not supported; it must be \"llama\", \"mistral\" or \"mixtral\""));
   EXPECT_THAT(refusal(llama_with(R"("attention_bias": true)")), HasSubstr("attention_bias is true"));
   EXPECT_THAT(refusal(llama_with(R"("mlp_bias": true)")), HasSubstr("mlp_bias is true"));
   EXPECT_THAT(refusal(llama_with(R"("hidden_act": "gelu")")), HasSubstr("hidden_act is \"gelu\"; it must be \"silu\""));

@@ -47,6 +47,23 @@ TEST(AdapterConfig, RefusesOtherMethodsAllAtOnce) {
   EXPECT_THAT(text, HasSubstr("merge_and_unload()"));
 }
 
+TEST(AdapterConfig, RefusesWhatChangesTheMathematicsAndPassesOverTheRest) {
+  const auto with = [](const std::string& keys) {
+    return R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], )" + keys + "}";
+  };
+  for (const char* keys :
+       {R"("init_lora_weights": "pissa_niter_16")", R"("init_lora_weights": "olora")",
+        R"("init_lora_weights": "loftq")", R"("init_lora_weights": "corda")", R"("init_lora_weights": "mica")",
+        R"("alora_invocation_tokens": [1, 2])", R"("use_qalora": true)", R"("use_bdlora": {"x": 1})",
+        R"("kasa_config": {"x": 1})", R"("monteclora_config": {"x": 1})", R"("arrow_config": {"x": 1})"})
+    EXPECT_THAT(refusal(with(keys)), HasSubstr("this adapter can't be used")) << keys;
+  const TemporaryFolder folder;
+  put(folder / kAdapterConfigFile,
+      with(R"("init_lora_weights": "gaussian", "qalora_group_size": 16, "loftq_config": {}, "eva_config": {"rho": 2.0},
+              "megatron_core": "megatron.core", "ensure_weight_tying": false, "alora_invocation_tokens": null)"));
+  EXPECT_EQ(read_adapter_config(folder.path()).r, 4);
+}
+
 TEST(AdapterConfig, RefusesWrongValues) {
   EXPECT_THAT(refusal(R"({"peft_type": "IA3", "target_modules": ["q_proj"]})"), HasSubstr("peft_type is \"IA3\""));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]})"),

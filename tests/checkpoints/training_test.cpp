@@ -90,6 +90,20 @@ TEST(Checkpoint, DamagedNewestIsReportedAndTheOneBeforeUsed) {
   EXPECT_THAT(warnings[0], HasSubstr("optimizer.safetensors: is damaged: its checksum doesn't match"));
 }
 
+TEST(Checkpoint, UnreadableNewestGivesWayAsADamagedOneDoes) {
+  const TemporaryFolder folder;
+  for (const int step : {5, 10, 15}) save(folder, step);
+  for (const char* name : {"checkpoint-10/state.json", "checkpoint-15"}) {  // links to themselves
+    std::filesystem::remove_all(folder / name);
+    std::filesystem::create_symlink(folder / name, folder / name);
+  }
+  std::vector<std::string> warnings;
+  EXPECT_EQ(find_newest_checkpoint(folder.path(), &warnings)->step(), 5);
+  ASSERT_THAT(warnings, SizeIs(2));
+  EXPECT_THAT(warnings[0], HasSubstr("checkpoint-15 is passed over: "));
+  EXPECT_THAT(warnings[1], HasSubstr("state.json: can't be read: Too many levels of symbolic links"));
+}
+
 TEST(Checkpoint, MissingAndShortFilesAreNamed) {
   const TemporaryFolder folder;
   save(folder, 1);

@@ -17,7 +17,7 @@ TEST_F(Audit, CountsRowsTokensAndDuplicatesPerSource) {
                     .type = DatasetType::prompt_completion},
                    {.path = file("b.txt", "ab"), .type = DatasetType::text}};
   AuditCounts counts;
-  tokenize(data, data.datasets, false, ByteTokenizer(), find_template("none"), Stage::sft, 42, &counts);
+  tokenize(data, data.datasets, false, ByteTokenizer(), find_template("none"), Stage::sft, 42, {}, &counts);
 
   ASSERT_EQ(counts.sources.size(), 2U);
   const SourceCounts& a = counts.sources[0];

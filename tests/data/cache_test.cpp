@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "checkpoints/files/atomic_file.h"
 #include "data_fakes.h"
 
 namespace tune {
@@ -26,7 +27,7 @@ class Dataset : public DataTest {
 
   std::unique_ptr<TokenDataset> tokens(Stage stage = Stage::sft, AuditCounts* counts = nullptr,
                                        bool evaluation = false) const {
-    return tokenize(data_, data_.datasets, evaluation, tokenizer_, find_template(data_.chat_template), stage, seed_,
+    return tokenize(data_, data_.datasets, evaluation, tokenizer_, find_template(data_.chat_template), stage, seed_, {},
                     counts);
   }
 
@@ -203,6 +204,24 @@ TEST_F(Dataset, RefusesDataSetsOfWhichNothingIsLeft) {
   add("a.jsonl", pair("Hi", "a long answer"));
   EXPECT_THAT(error_of([&] { tokens(); }),
               HasSubstr("none of its 1 rows can be learned from: 1 too long, 0 without a trained token"));
+}
+
+TEST_F(Dataset, WithoutACacheOfItsOwnLooksIntoAFinishedOne) {
+  add("a.jsonl", pair("Hi", "Ho"));
+  const std::filesystem::path finished = std::exchange(data_.cache_dir, "");
+  const auto look = [&] {
+    return tokenize(data_, data_.datasets, false, tokenizer_, find_template("none"), Stage::sft, seed_, finished)
+        ->size();
+  };
+  EXPECT_EQ(look(), 1);
+  EXPECT_FALSE(std::filesystem::exists(finished));
+  data_.cache_dir = finished.string();
+  tokens();
+  write_atomically(cache_files().at(0), "damaged");
+  data_.cache_dir.clear();
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(look(), 1);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("it is made again"));
 }
 
 TEST_F(Dataset, NamesTheFileThatIsNotThere) {

@@ -175,6 +175,15 @@ TEST(EvaluationBatches, KeepOrderAndSourcesApart) {
   while (const auto batch = batches.next()) seen.emplace_back(batch->source, batch->rows.document_starts);
   EXPECT_THAT(seen, ElementsAre(std::pair(0, std::vector{0, 4, 8}), std::pair(0, std::vector{0, 4}),
                                 std::pair(0, std::vector{0, 20}), std::pair(1, std::vector{0, 4, 8})));
+  EXPECT_EQ(largest_evaluation_batch(rows, 2, 16), 20);
+}
+
+TEST(EvaluationBatches, LargestIsBoundedByRowsAndTokens) {
+  MemoryRows rows;
+  for (int i = 0; i < 7; ++i) rows.add_row(5, 0);
+  EXPECT_EQ(largest_evaluation_batch(rows, 3, 100), 15);
+  EXPECT_EQ(largest_evaluation_batch(rows, 3, 12), 10);
+  EXPECT_EQ(largest_evaluation_batch(MemoryRows{}, 3, 12), 0);
 }
 
 }  // namespace

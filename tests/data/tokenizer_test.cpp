@@ -236,7 +236,7 @@ TEST(PreTokenizer, CutsAsGpt2WithEachDigitAlone) {
 
 TEST(PreTokenizer, NamesABrokenExpression) {
   try {
-    PreTokenizer({"(a"}, "tokenizer.json");
+    const PreTokenizer words({"(a"}, "tokenizer.json");
     FAIL();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(),

@@ -1,9 +1,11 @@
 """Each mistake ends with its exit code and one message that names the place and the remedy, before anything is trained."""
 
 import json
+import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -267,6 +269,33 @@ def test_a_loss_that_is_no_number_stops_the_run(place):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
 
 
+def closed_pipe():
+    """A file to write to that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "wb")
+
+
+NOBODY_LISTENS = {"full": lambda: open("/dev/full", "wb"), "a pipe without a reader": closed_pipe}
+
+
+@pytest.mark.parametrize("where", list(NOBODY_LISTENS))
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_a_run_that_nobody_listens_to(place, stream, where):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: NOBODY_LISTENS[where]()}
+    code = subprocess.run([BINARY, "run", "--recipe", path], **streams).returncode
+    lost = 1 if where == "full" else 128 + signal.SIGPIPE
+    assert code == (lost if stream == "stdout" else 0)  # what was to be read there is lost, the result isn't
+    assert (place.root / "run" / "checkpoint-4" / "manifest.json").exists()
+    assert (place.root / "run" / "final" / "adapter_model.safetensors").exists()
+
+
+def test_a_mistake_that_nobody_hears_of(place):
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run([BINARY, "plan"], stderr=full).returncode == RECIPE
+
+
 # ---- the other verbs ----
 
 
@@ -294,6 +323,81 @@ def test_an_export_over_a_run_or_somebody_elses_folder(place):
         assert str(output) in done.stderr and "give another output" in done.stderr
     assert (place.root / "run" / "final" / "adapter_model.safetensors").exists()
     assert (place.root / "run" / "checkpoint-4" / "manifest.json").exists()
+
+
+def export(*arguments, expect=0):
+    return tune("export", *arguments, expect=expect)
+
+
+def test_an_export_is_replaced_by_the_next_one(place):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    tune("run", "--recipe", path)
+    run, output = place.root / "run", place.root / "run-hf"  # a name that begins as the run's does
+    for written in [output, output, f"{output}/"]:
+        assert export("--format", "hf", "--run", run, "--output", written).stdout == f"{written}\n"
+    assert json.loads((output / "tune_export.json").read_text())["format"] == "hf"
+    for _ in range(2):
+        export("--format", "gguf-lora", "--run", run, "--output", place.root / "lora.gguf")
+    for _ in range(2):
+        tune("run", "--recipe", path, "--set", "export[0].format=adapter")
+
+
+def test_an_export_never_replaces_another_model(place):
+    other, file = place.root / "other", place.root / "other.gguf"
+    shutil.copytree(place.model, other)
+    file.write_bytes(b"GGUF of somebody else")
+    for form, output in [("hf", other), ("gguf", file)]:
+        done = export("--format", form, "--model", place.model, "--output", output, expect=RECIPE)
+        assert f"{output}: was written by no export; give another output, or remove it first" in done.stderr
+    assert (other / "tokenizer.model").exists() and file.read_bytes().startswith(b"GGUF of")
+
+
+@pytest.mark.parametrize("value, quant", [(float("nan"), "f32"), (float("-inf"), "bf16"), (1e5, "f16")])
+def test_an_export_of_what_is_no_number(place, value, quant):
+    name = "model.layers.1.mlp.down_proj.weight"
+    place.weights(lambda tensors: tensors[name][3, 5].fill_(value))
+    before = sorted(place.root.iterdir())
+    for form in ("hf", "gguf"):
+        done = export("--format", form, "--quant", quant, "--model", place.model, "--output", place.root / "x", expect=DATA)
+        assert f"tensor {name} holds" in done.stderr and "in row 3" in done.stderr, done.stderr
+    assert sorted(place.root.iterdir()) == before
+
+
+def test_an_export_that_was_killed_leaves_nothing_for_ever(place):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (place.root / f".x.tmp-{dead.pid}").mkdir()
+    export("--format", "hf", "--model", place.model, "--output", place.root / "x")
+    assert not list(place.root.glob(".x.*"))
+
+
+def test_an_export_that_cannot_be_written_is_found_before_the_first_step(place):
+    place.recipe["export"] = [{"format": "hf"}]
+    (place.root / "run" / "export" / "hf").mkdir(parents=True)
+    (place.root / "run" / "export" / "hf" / "config.json").write_text("{}")
+    for verb in ("run", "plan"):
+        place.refused(RECIPE, place.root / "run" / "export" / "hf", "written by no export", verb=verb)
+    (place.root / "run" / "export" / "hf" / "config.json").unlink()
+    (place.model / "tokenizer.model").write_bytes(b"")
+    place.refused(DATA, place.model / "tokenizer.model")
+
+
+def test_an_export_that_fails_does_not_stop_the_others(place):
+    place.recipe["export"] = [{"format": "hf", "quant": "f16"}, {"format": "adapter"}, {"format": "gguf", "quant": "f16"}, {"format": "gguf-lora"}]
+    place.weights(lambda tensors: tensors["model.embed_tokens.weight"][31999].fill_(1e5))  # of a token that no row has
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    done = tune("run", "--recipe", path, expect=DATA)
+    assert done.stderr.count("tune: tensor model.embed_tokens.weight holds 100000 in row 31999, too large for F16") == 2
+    run = place.root / "run"
+    assert done.stdout.splitlines() == [str(run / name) for name in ("final", "export/adapter", "export/adapter.gguf")]
+    assert sorted(path.name for path in (run / "export").iterdir()) == ["adapter", "adapter.gguf"]
+
+
+def test_looking_leaves_no_run_behind(place):
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    for verb in (["plan"], ["run", "--dry-run"], ["data", "stats"], ["data", "show"]):
+        assert tune(*verb, "--recipe", path).stdout != ""
+    assert not (place.root / "run").exists()
 
 
 def test_an_adapter_to_start_from_with_another_scale(place):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import SEED
+from safetensors.torch import load_file, save_file
 from tune_program import BINARY, recipe_for, tune, write_chats, write_recipe
 
 STEPS, SAVE_STEPS, LIMIT = 30, 4, 2
@@ -25,7 +26,7 @@ class Job:
     """One recipe, run into as many output folders as a test likes."""
 
     def __init__(self, model, root, rng, method):
-        self.root, self.method = root, method
+        self.root, self.method, self.model = root, method, model
         rows, evaluation = write_chats(root / "rows.jsonl", rng, 40), write_chats(root / "eval.jsonl", rng, 4)
         sections = {name: dict(values) for name, values in METHODS[method].items()}
         sections["train"]["max_steps"] = STEPS
@@ -207,6 +208,7 @@ def test_resume_never_begins_again(job):
     shutil.copytree(job.whole, output)
     assert "going on from" not in tune(*job.arguments(output), "--resume", "never").stderr
     job.expect_whole(output)
+    assert len(list((output / "tensorboard").iterdir())) == 1, "curves of the older run are still there"
 
 
 def test_a_folder_to_resume_from_is_taken_as_told(job):
@@ -224,6 +226,50 @@ def test_a_changed_recipe_is_not_mixed_with_the_old_one(job):
     assert "train.seed" in done.stderr and "--resume never" in done.stderr, done.stderr
 
 
+def test_moved_files_are_the_same_run(job):
+    output = job.root / "moved"
+    shutil.copytree(job.whole, output)
+    shutil.copytree(job.model, job.root / "elsewhere")
+    paths = {"model.base_model": job.root / "elsewhere"}
+    for name in ("rows", "eval"):
+        paths[f"data.{'datasets' if name == 'rows' else 'eval_datasets'}[0].path"] = shutil.copy(job.root / f"{name}.jsonl", job.root / f"{name}2.jsonl")
+    moved = [argument for key, path in paths.items() for argument in ("--set", f"{key}={path}")]
+    assert "going on from" in tune(*job.arguments(output), *moved).stderr
+    weights = [path for path in (job.whole / "final").iterdir() if path.suffix == ".safetensors"]  # a PEFT config names the base
+    assert weights and all((output / "final" / path.name).read_bytes() == path.read_bytes() for path in weights)
+
+
+def test_changed_files_are_told_by_the_key_that_names_them(job, rng):
+    output, model, rows = job.root / "other", job.root / "other-model", job.root / "other.jsonl"
+    shutil.copytree(job.whole, output)
+    shutil.copytree(job.model, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.embed_tokens.weight"][12345, 6] += 0.5
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    write_chats(rows, rng, 4)
+    for setting, key in [(f"model.base_model={model}", "model.base_model"), (f"data.datasets[0].path={rows}", "data.datasets"),
+                         (f"data.eval_datasets[0].path={rows}", "data.eval_datasets")]:  # fmt: skip
+        done = tune(*job.arguments(output), "--set", setting, "--set", "train.max_steps=30", expect=3)
+        assert f"what {key} names has changed" in done.stderr, done.stderr
+
+
+def test_a_signal_between_micro_batches_leaves_no_trace(job, rng):
+    more = ["--set", "train.per_device_train_batch_size=1"]
+    whole, output = job.root / "accumulated", job.root / "accumulating"
+    tune(*job.arguments(whole), *more)
+    codes = []
+    for _ in range(4):
+        process = job.start(output, *more)
+        wait_for_step(process, output, last_step(output) + 1)
+        time.sleep(rng.uniform(0, 1) * job.seconds / STEPS)
+        process.send_signal(signal.SIGTERM)
+        codes.append(process.wait(60))
+    assert set(codes) <= {0, 75} and 75 in codes, codes
+    tune(*job.arguments(output), *more)
+    for mine, theirs in zip(job.result(output), job.result(whole)):
+        assert mine == theirs
+
+
 def test_two_runs_do_not_share_a_folder(job):
     output = job.root / "shared"
     process = job.start(output)
@@ -239,10 +285,16 @@ def test_two_runs_do_not_share_a_folder(job):
 
 
 def test_a_full_disk_loses_no_checkpoint(job, tmp_path):
-    """A file system of a few MiB, mounted where the process alone sees it."""
+    """A file system of its own, mounted where the process alone sees it, that others fill during the run."""
     one = sum(path.stat().st_size for path in (job.whole / f"checkpoint-{STEPS}").iterdir())
-    size = one * 5 // 2 + 2**20  # two checkpoints, half a one, and what is left free for the other files
-    script = 'mount -t tmpfs -o size=$0 tmpfs "$1" && "${@:2}"; code=$?; cp -r "$1" "$1.kept" || exit 99; exit $code'
+    size = one * 10 + 2**26
+    script = """mount -t tmpfs -o size=$0 tmpfs "$1" || exit 99
+        "${@:2}" & run=$!
+        until [ -d "$1/run/checkpoint-4" ] || ! kill -0 $run; do sleep 0.01; done
+        cat /dev/zero > "$1/somebody_elses"
+        wait $run; code=$?
+        rm "$1/somebody_elses"; cp -r "$1" "$1.kept" || exit 99
+        exit $code"""
     unshare = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--user", "--map-root-user"])
     if subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode != 0:
         pytest.skip("no file system can be mounted here")
@@ -257,3 +309,16 @@ def test_a_full_disk_loses_no_checkpoint(job, tmp_path):
     assert len(kept) >= 1, done.stderr
     for path in kept:
         tune("inspect", path)
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_first_step(job, tmp_path):
+    one = sum(path.stat().st_size for path in (job.whole / f"checkpoint-{STEPS}").iterdir())
+    unshare = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--user", "--map-root-user"])
+    if subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    script = 'mount -t tmpfs -o size=$0 tmpfs "$1" && "${@:2}"; code=$?; ls "$1/run"; exit $code'
+    command = ["bash", "-c", script, str(2 * one + 2**20), tmp_path, BINARY, *job.arguments(tmp_path / "run")]
+    done = subprocess.run([*unshare, *command], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert f"a run that adds {LIMIT + 1} checkpoints needs" in done.stderr and "MiB are free" in done.stderr, done.stderr
+    assert "metrics.jsonl" not in done.stdout

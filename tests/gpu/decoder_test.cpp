@@ -2,7 +2,7 @@
 #include "train/model/decoder.h"
 
 #include "tests/gpu/gpu_test.h"
-#include "tests/gpu/random_model.h"
+#include "tests/train/random_model.h"
 #include "train/objectives/supervised.h"
 #include "train/optim/optimizer.h"
 #include "train/step.h"
@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::int64_t kVocab = 97;
 
-ModelConfig tiny(std::int64_t kv_heads, std::int64_t window, bool tied, std::int64_t experts) {
+ModelConfig tiny(std::int64_t kv_heads, std::int64_t window, bool tied, std::int64_t experts = 0) {
   return {.model_type = window > 0 ? "mistral" : "llama",
           .vocab_size = kVocab,
           .hidden_size = 64,

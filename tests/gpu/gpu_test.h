@@ -10,6 +10,7 @@
 #include <string>
 
 #include "tests/train/kernels_judging.h"
+#include "train/device.h"
 
 namespace tune {
 
@@ -24,6 +25,7 @@ class GpuTest : public KernelTest {
   void SetUp() override {
     if (c10::cuda::device_count() == 0) GTEST_SKIP() << "no CUDA device";
     KernelTest::SetUp();
+    use_exact_kernels("cuda:0", true);
   }
 
   void TearDown() override {

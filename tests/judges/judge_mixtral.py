@@ -4,13 +4,14 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load_balancing_loss_func
 
 import tiny_models
 from judge_model import GRADIENT, LOGITS, LOSS, SMALL_VOCAB, documents
-from judge_training import LORA_LEARNING_RATE, STEPS, Schedule, Setting, compare, plain_loop
-from tune_program import probe, recipe_for, relative, steps, tune, write_chats, write_recipe
+from judge_training import LORA_LEARNING_RATE, Schedule, Setting, compare, loss_of, plain_loop
+from tune_program import eval_losses, probe, recipe_for, relative, steps, tune, write_chats, write_recipe
 
 NAMES = ["mixtral", "mixtral-eight"]
 COEFFICIENT = 0.7  # so that a mistake in the auxiliary loss shows
@@ -35,7 +36,7 @@ class Experts(torch.nn.ModuleList):
         y = torch.zeros_like(x)
         for number, expert in enumerate(self):
             token, place = torch.where(chosen == number)
-            y = y.index_add(0, token, expert(x[token]) * weights[token, place, None])
+            y = y.index_add(0, token, (expert(x[token]) * weights[token, place, None]).to(y.dtype))
         return y
 
 
@@ -45,12 +46,13 @@ def load(folder, unfused=True):
         for layer in model.model.layers:
             experts = layer.mlp.experts
             layer.mlp.experts = Experts(Expert(g.data, d.data) for g, d in zip(experts.gate_up_proj, experts.down_proj))
+        model.config.model_type = "unfused"  # else PEFT wants adapters on the fused parameters that are no longer there
     return model.requires_grad_(False)
 
 
 def on_disk(name):
     """The name of a parameter in files."""
-    return name.replace(".default", "").replace(".mlp.", ".block_sparse_moe.")
+    return name.replace(".default", "").replace(".mlp.", ".block_sparse_moe.").replace(".gate.linear.", ".gate.")
 
 
 def judged(model, batches):
@@ -145,9 +147,10 @@ def test_lora_equals_peft(routing, targets, tiny, rng, tmp_path):
     model = load(folder)
     if "gate" in targets:  # PEFT puts adapters on linear layers, which transformers' router isn't
         for layer in model.model.layers:
-            layer.mlp.gate = LinearRouter(layer.mlp.gate)
+            layer.mlp.gate = LinearRouter(model.config, layer.mlp.gate)
     torch.manual_seed(rng.randrange(1000))
-    model = get_peft_model(model, LoraConfig(r=5, lora_alpha=15, target_modules=targets, task_type="CAUSAL_LM"))
+    judges_targets = ["gate.linear" if name == "gate" else name for name in targets]
+    model = get_peft_model(model, LoraConfig(r=5, lora_alpha=15, target_modules=judges_targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "lora_B" in parameter_name:
@@ -165,30 +168,40 @@ def test_lora_equals_peft(routing, targets, tiny, rng, tmp_path):
         assert share[0] == 0.5 and share[-1] == 0, share
 
 
-class LinearRouter(torch.nn.Linear):
-    """The router as a linear layer, which PEFT can wrap."""
+class LinearRouter(MixtralTopKRouter):
+    """The router with a linear layer inside, which PEFT can wrap."""
 
-    def __init__(self, router):
-        super().__init__(router.weight.shape[1], router.weight.shape[0], bias=False)
-        self.weight.data.copy_(router.weight)
+    def __init__(self, config, router):
+        super().__init__(config)
+        del self.weight
+        self.linear = torch.nn.Linear(*reversed(router.weight.shape), bias=False)
+        self.linear.weight.data.copy_(router.weight)
+
+    def forward(self, hidden):
+        logits = self.linear(hidden.reshape(-1, self.hidden_dim))
+        weights, chosen = torch.topk(torch.softmax(logits, -1), self.top_k, dim=-1)
+        return logits, weights / weights.sum(-1, keepdim=True), chosen
 
 
 def save_as_on_disk(model, folder):
-    from safetensors.torch import load_file, save_file
-
     model.save_pretrained(folder)
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({on_disk(name): tensor for name, tensor in tensors.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def peft_model(model, folder):
+    torch.manual_seed(11)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3"]
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    save_as_on_disk(model, folder)
+    return model
 
 
 def test_fifty_lora_steps_equal_peft(tiny, rng, tmp_path):
     """With adapters on attention and on every expert."""
     schedule = Schedule(LORA_LEARNING_RATE, "cosine", warmup=5)
     setting = Setting(tiny("mixtral"), rng, tmp_path, schedule, adapter={"init_adapter": str(tmp_path / "init")})
-    torch.manual_seed(11)
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3"]
-    model = get_peft_model(load(tiny("mixtral")), LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
-    save_as_on_disk(model, tmp_path / "init")
+    model = peft_model(load(tiny("mixtral")), tmp_path / "init")
     lines = setting.train()
     compare(lines, plain_loop(model, setting.rows, schedule), schedule)
     assert all(abs(sum(line["expert_share"]) - 1) < 1e-6 for line in lines)
@@ -197,6 +210,18 @@ def test_fifty_lora_steps_equal_peft(tiny, rng, tmp_path):
     ids = torch.tensor(setting.rows[0]["ids"])[None]
     with torch.no_grad():
         assert (tuned(input_ids=ids).logits - model(input_ids=ids).logits).abs().max() <= 1e-3
+
+
+def test_bf16_lora_ends_where_peft_does(tiny, rng, tmp_path):
+    schedule = Schedule(LORA_LEARNING_RATE)
+    sections = dict(adapter={"init_adapter": str(tmp_path / "init")}, train={"precision": "bf16"})
+    setting = Setting(tiny("mixtral"), rng, tmp_path, schedule, **sections)
+    model = peft_model(load(tiny("mixtral")).to(torch.bfloat16), tmp_path / "init")
+    setting.train()
+    plain_loop(model, setting.rows, schedule, autocast=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want = loss_of(model, setting.evaluation_rows).item()
+    assert relative(eval_losses(setting.output)[-1], want) <= 0.01
 
 
 def test_a_step_of_full_fine_tuning_keeps_the_router(tiny, rng, tmp_path):
@@ -221,6 +246,15 @@ def test_packed_equals_unpacked(tiny, rng, tmp_path):
     for line, reference in zip(*results):
         for key, tolerance in (("loss", 2e-6), ("router_aux_loss", 2e-6), ("grad_norm", 2e-5)):
             assert relative(line[key], reference[key]) <= tolerance, key
+
+
+def test_a_gguf_of_experts_is_a_base_model(tiny, rng, tmp_path):
+    """Written by us and judged by llama.cpp elsewhere; read back, it is the same model to the last bit."""
+    folder, file = tiny("mixtral"), tmp_path / "model.gguf"
+    tune("export", "--format", "gguf", "--quant", "f32", "--model", folder, "--output", file)
+    batches = [documents(rng, [20, 9], SMALL_VOCAB)]
+    answers = [probe({"model": str(model), "batches": batches, "backward": False}, tmp_path / "out.safetensors") for model in (folder, file)]
+    assert torch.equal(answers[0]["logits.0"], answers[1]["logits.0"])
 
 
 def test_an_adapter_on_one_half_of_the_gate_is_refused(tiny, rng, tmp_path):

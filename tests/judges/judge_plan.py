@@ -6,7 +6,7 @@ import random
 import pytest
 from conftest import SEED
 
-from tune_program import recipe_for, steps, tune, write_chats, write_recipe
+from tune_program import WORDS, recipe_for, steps, tune, write_chats, write_recipe
 
 CASES = {
     "lora-bf16": dict(adapter={"lora_r": 16}, train={"precision": "bf16"}),
@@ -28,8 +28,34 @@ def model(tiny):
 def test_memory_is_what_was_planned(case, model, tmp_path):
     rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 120)
     sections = {name: dict(values) for name, values in CASES[case].items()}
-    sections["train"].update(max_steps=3)
-    recipe = recipe_for(model, rows, tmp_path / "run", **sections, data={"packing": True})
+    judge(case, recipe_for(model, rows, tmp_path / "run", **sections, data={"packing": True}), tmp_path)
+
+
+@pytest.mark.parametrize("case", ["lora-bf16", "full-fp32"])
+def test_memory_of_experts_is_what_was_planned(case, tiny, tmp_path):
+    shape = dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=8, intermediate_size=512, num_local_experts=8)
+    rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 120)
+    sections = {name: dict(values) for name, values in CASES[case].items()}
+    judge(case, recipe_for(tiny("mixtral", **shape), rows, tmp_path / "run", **sections, data={"packing": True}), tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_evaluation_is_planned_where_it_needs_more_than_training(precision, model, tmp_path):
+    """A short row to learn from, long ones to be scored on, several at a time, and an answer before and after."""
+    rng = random.Random(SEED)
+    rows, evaluation = write_chats(tmp_path / "rows.jsonl", rng, 1, longest=4), tmp_path / "evaluation.jsonl"
+    with open(evaluation, "w", encoding="utf-8") as file:
+        for _ in range(24):
+            text = " ".join(rng.choice(WORDS) for _ in range(480))
+            messages = [{"role": "user", "content": "What was said?"}, {"role": "assistant", "content": text}]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    sections = dict(data={"max_length": 1024}, eval={"sample_prompts": ["What was said?"], "sample_max_tokens": 64})
+    train = dict(precision=precision, global_batch_size=1, per_device_train_batch_size=1)
+    judge(precision, recipe_for(model, rows, tmp_path / "run", evaluation, train=train, **sections), tmp_path)
+
+
+def judge(case, recipe, tmp_path):
+    recipe["train"].update(max_steps=3)
     path = write_recipe(tmp_path / "recipe.yaml", recipe)
     plan = json.loads(tune("plan", "--recipe", path, "--json").stdout)
     tune("run", "--recipe", path)

@@ -76,7 +76,6 @@ tune::DecoderOptions read_options(const json& request) {
 
 void answer(const json& request) {
   const tune::BaseModel base = tune::open_base_model(request.at("model").get<std::string>());
-  tune::check_tensors(base.config, *base.weights, base.path.string());
   const tune::DecoderOptions options = read_options(request);
   tune::Decoder decoder(base.config, *base.weights, options);
 

@@ -19,7 +19,8 @@ QUICKSTART = Path(os.environ.get("TUNE_QUICKSTART", ROOT / "build" / "quickstart
 def tune(*arguments, expect=0, timeout=600, **environment):
     """Runs the program, insists on its exit code (None: on a code at all, not a signal), gives back what it said."""
     command = [str(BINARY), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
+    done = subprocess.run(command, capture_output=True, timeout=timeout, env={**os.environ, **environment})
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()  # text=True would turn \r of an answer into \n
     as_expected = done.returncode >= 0 if expect is None else done.returncode == expect
     assert as_expected, f"{' '.join(command)}\nexit code {done.returncode}, expected {expect}\n{done.stdout}\n{done.stderr}"
     return done

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "recipes/schema/error.h"
+#include "tests/checkpoints/files_helpers.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/command_line.h"
 #include "tools/verbs/verbs.h"
@@ -121,6 +122,54 @@ TEST(CommandLine, MessageIsPrintedOnceAndStdoutStaysClean) {
   EXPECT_EQ(outcome.exit_code, 2);
   EXPECT_THAT(outcome.out, IsEmpty());
   EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1);
+}
+
+TEST(CommandLine, RecipesAreListedShownAndCopied) {
+  const Outcome list = tune({"recipes", "ls"});
+  EXPECT_EQ(list.exit_code, 0) << list.err;
+  EXPECT_THAT(list.out, HasSubstr("\nzephyr-support  "));
+  EXPECT_EQ(tune({"recipes"}).out, list.out);
+  const Outcome show = tune({"recipes", "show", "quickstart"});
+  EXPECT_THAT(show.out, HasSubstr("base_model:"));
+  EXPECT_THAT(show.err, IsEmpty());
+
+  const TemporaryFolder folder;
+  EXPECT_EQ(tune({"recipes", "copy", "quickstart", (folder / "mine.yaml").string()}).exit_code, 0);
+  EXPECT_EQ(get(folder / "mine.yaml"), show.out);
+  EXPECT_EQ(tune({"recipes", "copy", "quickstart", folder.path().string()}).exit_code, 0);
+  EXPECT_EQ(get(folder / "quickstart.yaml"), show.out);
+  put(folder / "mine.yaml", "edited");
+  const Outcome again = tune({"recipes", "copy", "quickstart", (folder / "mine.yaml").string()});
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_EQ(get(folder / "mine.yaml"), "edited");
+  EXPECT_THAT(tune({"recipes", "show", "quikstart"}).err, HasSubstr("quickstart"));
+  EXPECT_EQ(tune({"recipes", "copy", "quickstart"}).exit_code, 2);
+}
+
+TEST(CommandLine, GenerateRefusesWhatNoAnswerCanHave) {
+  const auto refusal = [](const char* option, const char* value) {
+    const Outcome outcome = tune({"generate", "--model", "m", "--prompt", "p", option, value});
+    EXPECT_EQ(outcome.exit_code, 2);
+    return outcome.err;
+  };
+  EXPECT_THAT(refusal("--max-tokens", "-3"), HasSubstr("--max-tokens is -3; it must be 1 or more"));
+  EXPECT_THAT(refusal("--temperature", "-1"), HasSubstr("--temperature is -1; it must be 0 or more"));
+  EXPECT_THAT(refusal("--temperature", "nan"), HasSubstr("--temperature is nan"));
+}
+
+TEST(CommandLine, AdapterMustBeAPeftFolderOrItsWeights) {
+  const TemporaryFolder folder;
+  put(folder / "adapter.gguf", "GGUF");
+  for (const char* verb : {"generate", "export"}) {
+    std::vector<std::string> arguments = {verb, "--model", "m", "--adapter", (folder / "adapter.gguf").string()};
+    const auto more = std::string(verb) == "generate"
+                          ? std::vector<std::string>{"--prompt", "p", "--template", "none"}
+                          : std::vector<std::string>{"--format", "hf", "--output", (folder / "x").string()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome outcome = tune(arguments);
+    EXPECT_EQ(outcome.exit_code, 3);
+    EXPECT_THAT(outcome.err, HasSubstr("adapter.gguf: is no adapter that can be read; give a PEFT folder")) << verb;
+  }
 }
 
 TEST(CommandLine, DoctorFindsThisMachine) {

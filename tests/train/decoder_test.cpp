@@ -38,7 +38,7 @@ class RandomWeights : public WeightSource {
  public:
   explicit RandomWeights(const ModelConfig& c) {
     at::manual_seed(7);
-    const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
+    const auto add = [&](const std::string& name, const std::vector<std::int64_t>& shape) {
       values[name] = shape.size() == 1 ? at::rand(shape) + 0.5 : at::randn(shape) * 0.15;
       infos_.push_back({name, "F32", shape});
     };

@@ -85,9 +85,9 @@ TEST_F(Metrics, AnEvaluationThatWasCutShortIsWrittenAgain) {
     for (const std::int64_t step : {1, 2}) first.write(report(step));
     for (const std::int64_t step : {1, 2}) first.write({.step = step, .eval_loss = 2.0});
   }
-  JsonLines(folder_ / "metrics.jsonl", 2, true);
+  { const JsonLines evaluated(folder_ / "metrics.jsonl", 2, true); }
   EXPECT_THAT(steps(), ElementsAre(1, 2, 1, 2));
-  JsonLines(folder_ / "metrics.jsonl", 2, false);
+  { const JsonLines not_evaluated(folder_ / "metrics.jsonl", 2, false); }
   EXPECT_THAT(steps(), ElementsAre(1, 2, 1));
 }
 
@@ -145,20 +145,29 @@ std::vector<std::string> records_of(const fs::path& folder) {
 }
 
 TEST_F(Metrics, TensorBoardRecordsAreFramedAndHoldTheValue) {
-  TensorBoard(folder_, 0).write({.step = 300, .loss = 1.5});
+  TensorBoard(folder_, 0, false).write({.step = 300, .loss = 1.5});
   const std::vector<std::string> records = records_of(folder_);
-  ASSERT_EQ(records.size(), 2u);
+  ASSERT_EQ(records.size(), 3u);
   EXPECT_THAT(records[0], HasSubstr("brain.Event:2"));
+  EXPECT_THAT(records[1], HasSubstr(std::string("\x10\x00\x3A\x02\x08\x01", 6)));  // step 0, SessionLog START
   // field 2 (step) as varint: 300 = 0xAC 0x02; field 5: Summary { Value { tag, simple_value as fixed32 } }
-  EXPECT_THAT(records[1], HasSubstr(std::string("\x10\xAC\x02", 3)));
-  EXPECT_THAT(records[1], HasSubstr(std::string("\x0A\x0Atrain/loss\x15\x00\x00\xC0\x3F", 17)));
+  EXPECT_THAT(records[2], HasSubstr(std::string("\x10\xAC\x02", 3)));
+  EXPECT_THAT(records[2], HasSubstr(std::string("\x0A\x0Atrain/loss\x15\x00\x00\xC0\x3F", 17)));
 }
 
 TEST_F(Metrics, ResumedTensorBoardTellsReadersWhereItGoesOn) {
-  TensorBoard(folder_, 7).write(report(8));
+  TensorBoard(folder_, 7, true).write(report(8));
   const std::vector<std::string> records = records_of(folder_);
   ASSERT_EQ(records.size(), 3u);
   EXPECT_THAT(records[1], HasSubstr(std::string("\x10\x08\x3A\x02\x08\x01", 6)));  // step 8, SessionLog START
+}
+
+TEST_F(Metrics, OnlyEventFilesAreRemoved) {
+  TensorBoard(folder_, 0, false).write(report(1));
+  write_atomically(folder_ / "notes.txt", "mine");
+  remove_event_files(folder_);
+  EXPECT_EQ(fs::directory_iterator(folder_)->path().filename(), "notes.txt");
+  remove_event_files(folder_ / "absent");
 }
 
 TEST(Progress, PlainLinesElsewhereThanOnATerminal) {

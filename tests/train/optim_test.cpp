@@ -189,6 +189,10 @@ TEST(Clip, NonFiniteGradientsAreNamedAndNotSpread) {
     EXPECT_EQ(parameters[0].gradient[0].item<float>(), 3);
     EXPECT_EQ(first_non_finite(parameters), "bad");
   }
+  // a bad gradient spreads to all layers before its own: the last one of the model is where it began
+  parameters.push_back(parameter("later", at::zeros({2})));
+  parameters[2].gradient.fill_(std::numeric_limits<float>::infinity());
+  EXPECT_EQ(first_non_finite(parameters), "later");
 }
 
 }  // namespace

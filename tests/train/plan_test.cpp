@@ -130,6 +130,42 @@ TEST(Plan, CheckpointingSavesActivationsAndFullTuningCostsMasters) {
   EXPECT_GT(make_plan(recipe, kLlama2_7b, nullptr).peak_bytes(), 18 * total_parameters(kLlama2_7b));
 }
 
+std::int64_t bytes_of(const Plan& plan, const std::string& name) {
+  for (const MemoryItem& item : plan.memory)
+    if (item.name == name) return item.bytes;
+  return 0;
+}
+
+TEST(Plan, EvaluationCountsWhereItNeedsMoreThanTraining) {
+  Recipe recipe = small_recipe();
+  recipe.data.eval_datasets = {{.path = "eval.jsonl"}};
+  const Plan large = make_plan(recipe, kLlama2_7b, nullptr);
+  EXPECT_EQ(large.evaluation_limit, 2048);  // a batch of training's size
+  EXPECT_EQ(bytes_of(large, "evaluation"), 0);
+  recipe.train.per_device_train_batch_size = 1;
+  recipe.train.gradient_checkpointing = true;
+  recipe.data.max_length = 256;
+  const Plan small = make_plan(recipe, kLlama2_7b, nullptr);
+  EXPECT_EQ(small.evaluation_tokens, 8 * 256);
+  EXPECT_GT(bytes_of(small, "evaluation"), 0);
+  EXPECT_EQ(bytes_of(small, "activations"), 0);
+  recipe.data.eval_datasets.clear();
+  EXPECT_LT(make_plan(recipe, kLlama2_7b, nullptr).peak_bytes(), small.peak_bytes());
+}
+
+TEST(Plan, OnAGpuOnlyTheDevicesMemoryCounts) {
+  Recipe recipe = small_recipe();
+  recipe.train.device = Device::cuda;
+  const Plan exact = make_plan(recipe, kLlama2_7b, nullptr);
+  EXPECT_EQ(bytes_of(exact, "program"), 0);
+  EXPECT_EQ(bytes_of(exact, "CUDA context, about"), kCudaContextBytes);
+  EXPECT_EQ(bytes_of(exact, "base weights"), 2 * exact.parameters);
+  recipe.train.deterministic = false;
+  // two documents of 32 heads are 64 blocks for 132 multiprocessors: to be exact, d_q is summed three times
+  EXPECT_EQ(exact.peak_bytes() - make_plan(recipe, kLlama2_7b, nullptr).peak_bytes(),
+            2 * (2048 + 2 * 128) * 32 * 128 * 4);
+}
+
 TEST(Plan, TapeIsWhatALayerKeeps) {
   const ModelConfig c = config(64, 2, 4, 2, 96);
   // input, middle [64], qkv [64 + 2 * 32], attention [64], gate and up [2 * 96]; log-sum-exp [4] and two inverse norms
@@ -159,9 +195,10 @@ TEST_P(ShippedRecipe, IsPlannedForItsOwnModel) {
   const ModelConfig config = published_config(recipe);
   EXPECT_LE(recipe.data.max_length, config.max_position_embeddings);
   const Plan plan = make_plan(recipe, config, nullptr);
-  const std::map<std::string, std::int64_t> parameters = {
-      {"quickstart", 134'515'008}, {"zephyr-support", 7'241'732'096},
-      {"llama2-7b-lora", 6'738'415'616}, {"llama2-7b-full", 6'738'415'616}};
+  const std::map<std::string, std::int64_t> parameters = {{"quickstart", 134'515'008},
+                                                          {"zephyr-support", 7'241'732'096},
+                                                          {"llama2-7b-lora", 6'738'415'616},
+                                                          {"llama2-7b-full", 6'738'415'616}};
   EXPECT_EQ(plan.parameters, parameters.at(GetParam().stem()));
   EXPECT_GT(plan.trainable_parameters, 0);
   EXPECT_GT(plan.peak_bytes(), 2 * plan.parameters);

@@ -5,7 +5,8 @@
 
 namespace tune {
 
-/// Copies a PEFT adapter, byte for byte, once it is known to fit the base. The folder appears whole or not at all.
-void export_adapter(const BaseModel& base, const std::filesystem::path& adapter, const std::filesystem::path& output);
+/// Copies a PEFT adapter, byte for byte, once it is known to fit the base and to hold numbers only.
+/// folder: an AtomicFolder's path().
+void export_adapter(const BaseModel& base, const std::filesystem::path& adapter, const std::filesystem::path& folder);
 
 }  // namespace tune

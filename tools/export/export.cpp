@@ -5,8 +5,10 @@
 #include <algorithm>
 
 #include "checkpoints/base_model.h"
+#include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/gguf/tokenizer.h"
 #include "checkpoints/huggingface/folder.h"
+#include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/training/manifest.h"
 #include "data/templates/own_template.h"
@@ -17,7 +19,10 @@
 #include "tools/export/adapter.h"
 #include "tools/export/gguf.h"
 #include "tools/export/gguf_lora.h"
+#include "tools/export/gguf_tokenizer.h"
 #include "tools/export/hf.h"
+#include "tools/export/hf_tokenizer.h"
+#include "tools/export/mark.h"
 #include "tools/export/merge.h"
 
 namespace tune {
@@ -44,7 +49,7 @@ Dtype dtype_of(Quant quant) {
 
 Quant quant_of(const ExportOptions& options) { return options.quant.value_or(kDefaultQuant); }
 
-/// The template that the model was trained with, unless the model's own is of that kind: that one may say more, such as
+/// The template that the model was trained with, unless the model's own says the same: that one may say more, such as
 /// ChatML's first system turn, and training respects it.
 std::string template_to_write(const std::string& trained_with, const BaseModel& base) {
   if (trained_with.empty() || trained_with == "none") return "";
@@ -53,19 +58,18 @@ std::string template_to_write(const std::string& trained_with, const BaseModel& 
   return own_template_serves(format, *tokenizer) ? "" : std::string(format.jinja_for(*tokenizer));
 }
 
-/// "--adapter FILE" means the folder that the file is in.
-fs::path adapter_folder(const fs::path& path) {
-  return path.filename() == kAdapterWeightsFile ? path.parent_path() : path;
-}
-
+/// output: a file for gguf, the folder to fill for hf.
 void export_model(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
                   const fs::path& output) {
   std::unique_ptr<WeightSource> replaced;
-  if (source.weights) replaced = open_huggingface_weights(*source.weights);
+  if (source.weights) {
+    replaced = open_huggingface_weights(*source.weights);
+    check_tensors(base.config, *replaced, source.weights->string());
+  }
   std::optional<AdapterFolder> adapter;
   std::optional<MergedWeights> merged;
   if (source.adapter) {
-    adapter.emplace(adapter_folder(*source.adapter));
+    adapter.emplace(*source.adapter);
     merged.emplace(*base.weights, *adapter, source.adapter->string());
   }
   const WeightSource& weights = merged ? *merged : replaced ? *replaced : *base.weights;
@@ -76,53 +80,87 @@ void export_model(const ExportOptions& options, const ExportSource& source, cons
     export_hf(model, dtype_of(quant_of(options)), output);
 }
 
-bool is_or_holds(const fs::path& folder, const fs::path& path) {
-  const fs::path outer = fs::weakly_canonical(folder / ""), inner = fs::weakly_canonical(path / "");
-  const auto end = std::prev(outer.end());  // without the empty part behind the last slash
-  return std::mismatch(outer.begin(), end, inner.begin(), inner.end()).first == end;
+/// The same for "out" and "out/", whether it is there or not.
+fs::path without_slash(const fs::path& path) {
+  const fs::path result = fs::weakly_canonical(fs::absolute(path));
+  return result.has_filename() ? result : result.parent_path();
 }
+
+bool is_or_holds(const fs::path& folder, const fs::path& path) {
+  const fs::path outer = without_slash(folder), inner = without_slash(path);
+  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
+
+bool is_folder(ExportFormat format) { return format == ExportFormat::adapter || format == ExportFormat::hf; }
 
 /// What has the output's name is replaced: never what is being read, never what no export has written.
 void check_output(const ExportSource& source, ExportFormat format, const fs::path& output) {
-  const auto refuse = [&](const std::string& what) {
-    throw Error{Fault::recipe, {output.string()}, what, "give another output"};
+  const auto refuse = [&](const std::string& what, const std::string& remedy = "give another output") {
+    throw Error{Fault::recipe, {output.string()}, what, remedy};
   };
   if (output.empty()) throw Error{Fault::recipe, {}, "the output has no name", "give --output PATH"};
   for (const auto& input : {std::optional(source.model), source.adapter, source.weights})
     if (input && is_or_holds(output, *input)) refuse("is, or holds, what is exported");
   if (!fs::exists(output)) return;
-  const bool folder_wanted = format == ExportFormat::adapter || format == ExportFormat::hf;
-  if (fs::is_directory(output) != folder_wanted)
-    refuse(folder_wanted ? "is a file, a folder is to be written" : "is a folder, a file is to be written");
-  if (!folder_wanted || fs::is_empty(output)) return;
-  const bool exported = fs::exists(output / "config.json") || fs::exists(output / kAdapterConfigFile);
-  if (!exported || fs::exists(output / kManifestFile)) refuse("holds something else than an earlier export");
+  if (fs::is_directory(output) != is_folder(format))
+    refuse(is_folder(format) ? "is a file, a folder is to be written" : "is a folder, a file is to be written");
+  if (!fs::is_empty(output) && !is_export(output))
+    refuse("was written by no export", "give another output, or remove it first");
+}
+
+/// What the tokenizer and the configuration have to say against a format.
+void check_format(const ExportOptions& options, const BaseModel& base) {
+  if (options.format == ExportFormat::gguf) tokenizer_for_gguf(base);
+  if (options.format != ExportFormat::hf) return;
+  dtype_of(quant_of(options));
+  check_tokenizer_files(base);
+}
+
+fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
+  fs::path folder = fs::path(recipe.output_dir) / "export";
+  switch (options.format) {
+    case ExportFormat::adapter:
+      return folder / "adapter";
+    case ExportFormat::hf:
+      return folder / "hf";
+    case ExportFormat::gguf:
+      return folder / fmt::format("model-{}.gguf", spelling(quant_of(options)));
+    case ExportFormat::gguf_lora:
+      return folder / "adapter.gguf";
+  }
+  return folder;
 }
 
 }  // namespace
 
+void check_exports(const Recipe& recipe, const BaseModel& base) {
+  for (const ExportOptions& options : recipe.exports) {
+    check_output({.model = base.path}, options.format, output_in(recipe, options));
+    check_format(options, base);
+  }
+  if (recipe.adapter.type == AdapterType::none) check_tokenizer_files(base);  // final/ is a whole model
+}
+
 fs::path run_export(const ExportOptions& options, const ExportSource& source, const fs::path& output) {
-  const bool of_adapter = options.format == ExportFormat::adapter || options.format == ExportFormat::gguf_lora;
-  if (of_adapter && !source.adapter)
+  if (is_adapter(options.format) && !source.adapter)
     throw Error{Fault::recipe,
                 {},
                 fmt::format("format {} needs an adapter, and there is none", spelling(options.format)),
                 "use the format hf or gguf for a whole model"};
-  if (options.format == ExportFormat::hf) dtype_of(quant_of(options));
   check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
-  switch (options.format) {
-    case ExportFormat::adapter:
-      export_adapter(base, adapter_folder(*source.adapter), output);
-      break;
-    case ExportFormat::gguf_lora:
-      export_gguf_lora(base, adapter_folder(*source.adapter), output);
-      break;
-    case ExportFormat::hf:
-    case ExportFormat::gguf:
-      export_model(options, source, base, output);
-      break;
-  }
+  check_format(options, base);
+  remove_leftovers_of(output);
+  if (options.format == ExportFormat::gguf_lora) export_gguf_lora(base, *source.adapter, output);
+  if (options.format == ExportFormat::gguf) export_model(options, source, base, output);
+  if (!is_folder(options.format)) return output;
+  AtomicFolder folder(output);
+  if (options.format == ExportFormat::adapter)
+    export_adapter(base, *source.adapter, folder.path());
+  else
+    export_model(options, source, base, folder.path());
+  mark_export(folder.path(), options, source);
+  folder.commit();
   return output;
 }
 
@@ -132,18 +170,7 @@ fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs
     source.adapter = final_folder;
   else
     source.model = final_folder;
-  const fs::path folder = fs::path(recipe.output_dir) / "export";
-  switch (options.format) {
-    case ExportFormat::adapter:
-      return run_export(options, source, folder / "adapter");
-    case ExportFormat::hf:
-      return run_export(options, source, folder / "hf");
-    case ExportFormat::gguf:
-      return run_export(options, source, folder / fmt::format("model-{}.gguf", spelling(quant_of(options))));
-    case ExportFormat::gguf_lora:
-      return run_export(options, source, folder / "adapter.gguf");
-  }
-  return folder;
+  return run_export(options, source, output_in(recipe, options));
 }
 
 ExportSource source_of_run(const fs::path& folder) {
@@ -176,7 +203,10 @@ ExportSource source_of_run(const fs::path& folder) {
 
 void write_tuned_model(const Recipe& recipe, const WeightSource& weights, const fs::path& folder) {
   const BaseModel base = open_base_model(recipe.model.base_model);
-  export_hf({base, weights, template_to_write(recipe.data.chat_template, base)}, recipe.train.precision, folder);
+  AtomicFolder final_folder(folder);
+  export_hf({base, weights, template_to_write(recipe.data.chat_template, base)}, recipe.train.precision,
+            final_folder.path());
+  final_folder.commit();
 }
 
 }  // namespace tune

@@ -8,8 +8,8 @@ namespace tune {
 
 /// Writes one GGUF file with weights, tokenizer and chat template that llama.cpp loads by itself. Vectors stay F32; a
 /// matrix whose rows q8_0 can't divide into blocks of 32 becomes F16. Streamed: a few MB whatever the model's size.
-/// Error{Fault::data} when the weights don't fit the configuration or llama.cpp can't express the tokenizer, before
-/// anything is written; Error{Fault::running} when the disk refuses.
+/// Error{Fault::data} when llama.cpp can't express the tokenizer, before anything is written, and for weights that are
+/// no numbers or none in `quant`; Error{Fault::running} when the disk refuses or is too small.
 void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem::path& output);
 
 }  // namespace tune

@@ -2,10 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
+
 #include "checkpoints/gguf/names.h"
 #include "checkpoints/gguf/writer.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
+#include "tools/export/mark.h"
 #include "tools/export/merge.h"
 
 namespace tune {
@@ -25,11 +29,40 @@ std::string gguf_lora_name(const std::string& name) {
 
 void write_factor(const AdapterFolder& adapter, const TensorInfo& info, std::int64_t head_dim,
                   const std::string& target, GgufWriter& writer) {
-  std::vector<float> values(static_cast<std::size_t>(element_count(info)));
-  adapter.read(info.name, Dtype::fp32, std::as_writable_bytes(std::span(values)));
+  std::vector<float> values = read_factor(adapter, info.name);
   if (info.name.ends_with(kB) && rows_are_permuted(info.name))  // the rows of B are those of the weight
     permute_rows_for_gguf(values, info.shape.back(), head_dim);
   writer.write_tensor(target, std::as_bytes(std::span(values)));
+}
+
+/// A tensor of the file and the factors it is made of: one, or those of all experts, in their order.
+struct Target {
+  GgufTensorInfo info;
+  std::vector<TensorInfo> factors;
+};
+
+std::vector<Target> targets_of(const AdapterFolder& adapter, std::int64_t experts, const std::string& where) {
+  std::vector<Target> targets;
+  std::map<std::string, std::size_t> stacks;
+  for (const TensorInfo& info : adapter.tensors()) {
+    const std::string name = gguf_lora_name(info.name);
+    const auto [entry, is_new] = stacks.emplace(name, targets.size());
+    if (is_new) targets.push_back({{name, GgufType::f32, info.shape}, {}});
+    targets[entry->second].factors.push_back(info);
+  }
+  for (auto& [info, factors] : targets) {
+    if (!expert_number(factors.front().name)) continue;
+    std::sort(factors.begin(), factors.end(),
+              [](const TensorInfo& a, const TensorInfo& b) { return expert_number(a.name) < expert_number(b.name); });
+    if (static_cast<std::int64_t>(factors.size()) != experts)
+      throw Error{
+          Fault::data,
+          {where},
+          fmt::format("has {} of {} experts for {}; llama.cpp takes all or none", factors.size(), experts, info.name),
+          "export a merged model instead: --format gguf"};
+    info.shape.insert(info.shape.begin(), experts);
+  }
+  return targets;
 }
 
 }  // namespace
@@ -48,14 +81,15 @@ void export_gguf_lora(const BaseModel& base, const std::filesystem::path& adapte
   const GgufMetadata metadata = {{"general.architecture", "llama"},
                                  {"general.type", "adapter"},
                                  {"general.name", adapter_folder.filename().string()},
+                                 {kExportMarkKey, "gguf-lora"},
                                  {"adapter.type", "lora"},
                                  {"adapter.lora.alpha", static_cast<float>(alpha)}};
-  std::vector<GgufTensorInfo> targets;
-  for (const TensorInfo& info : adapter.tensors())
-    targets.push_back({gguf_lora_name(info.name), GgufType::f32, info.shape});
-  GgufWriter writer(output, metadata, targets);
-  for (std::size_t i = 0; i < targets.size(); ++i)
-    write_factor(adapter, adapter.tensors()[i], base.config.head_dim, targets[i].name, writer);
+  const std::vector<Target> targets = targets_of(adapter, base.config.num_local_experts, adapter_folder.string());
+  std::vector<GgufTensorInfo> infos;
+  for (const Target& target : targets) infos.push_back(target.info);
+  GgufWriter writer(output, metadata, std::move(infos));
+  for (const auto& [info, factors] : targets)
+    for (const TensorInfo& factor : factors) write_factor(adapter, factor, base.config.head_dim, info.name, writer);
   writer.close();
 }
 

@@ -10,6 +10,7 @@
 #include "data/tokenizer/sentencepiece_model.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 
 namespace tune {
 
@@ -68,8 +69,7 @@ GgufTokenizer from_sentencepiece(const fs::path& folder) {
   }
   const fs::path config = folder / "tokenizer_config.json";
   if (fs::exists(config) && read_json_object(config).value("legacy", json(false)) == false)  // absent: not legacy
-    fmt::print(stderr,
-               "note: the tokenizer is not `legacy`: llama.cpp puts a space behind special tokens where it doesn't\n");
+    tell("note: the tokenizer is not `legacy`: llama.cpp puts a space behind special tokens where it doesn't\n");
   return gguf;
 }
 

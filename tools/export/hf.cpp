@@ -6,12 +6,12 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoints/files/atomic_file.h"
-#include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/files/file_system.h"
 #include "checkpoints/huggingface/config.h"
 #include "checkpoints/huggingface/convert.h"
 #include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/huggingface/shards.h"
+#include "checkpoints/safetensors/header.h"
 #include "checkpoints/safetensors/writer.h"
 #include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
@@ -26,13 +26,13 @@ namespace {
 
 void write_shard(const WeightSource& weights, const Shard& shard, Dtype dtype, const fs::path& folder) {
   SafetensorsWriter writer(folder / shard.file, shard.tensors);
-  const auto encode = [dtype](std::span<float> rows) {
-    std::vector<std::byte> bytes(rows.size() * element_bytes(dtype));
-    convert_elements("F32", std::as_bytes(rows), dtype, bytes);
-    return bytes;
-  };
+  const RowEncoding encoding{.type = dtype_name(dtype), .overflow = overflow_of(dtype), .encode = [dtype](auto rows) {
+                               std::vector<std::byte> bytes(rows.size() * element_bytes(dtype));
+                               convert_elements("F32", std::as_bytes(rows), dtype, bytes);
+                               return bytes;
+                             }};
   for (const TensorInfo& tensor : writer.tensors())
-    stream_tensor(weights, tensor, 1, encode,
+    stream_tensor(weights, tensor, 1, encoding,
                   [&](std::span<const std::byte> piece) { writer.write_tensor(tensor.name, piece); });
   writer.close();
 }
@@ -41,6 +41,9 @@ void write_weights(const ModelForExport& model, Dtype dtype, const fs::path& fol
   std::vector<TensorInfo> tensors = expected_tensors(model.base.config);
   for (TensorInfo& tensor : tensors) tensor.dtype = dtype_name(dtype);
   const std::vector<Shard> shards = plan_shards(tensors);
+  std::uint64_t bytes = 0;
+  for (const TensorInfo& tensor : tensors) bytes += byte_size(tensor);
+  require_free_disk(folder, bytes + bytes / 10, "the exported model");
   for (const Shard& shard : shards) write_shard(model.weights, shard, dtype, folder);
   if (shards.size() > 1) write_atomically(folder / kShardIndexFile, format_shard_index(shards));
 }
@@ -67,18 +70,15 @@ void name_end_of_turn(const ModelForExport& model, const fs::path& folder) {
 
 }  // namespace
 
-void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& output) {
+void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& folder) {
   const BaseModel& base = model.base;
-  check_tensors(base.config, model.weights, base.path.string());
-  AtomicFolder folder(output);
   const std::string config = base.is_gguf ? write_model_config(base.config, dtype)
                                           : patch_model_config(read_text(base.path / "config.json"), dtype);
-  write_atomically(folder.path() / "config.json", config);
-  if (!base.is_gguf) copy_companions(base.path, folder.path());
-  write_tokenizer_files(base, model.chat_template, folder.path());
-  name_end_of_turn(model, folder.path());
-  write_weights(model, dtype, folder.path());
-  folder.commit();
+  write_atomically(folder / "config.json", config);
+  if (!base.is_gguf) copy_companions(base.path, folder);
+  write_tokenizer_files(base, model.chat_template, folder);
+  name_end_of_turn(model, folder);
+  write_weights(model, dtype, folder);
 }
 
 }  // namespace tune

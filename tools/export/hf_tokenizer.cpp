@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "checkpoints/files/atomic_file.h"
@@ -55,29 +56,35 @@ nlohmann::ordered_json tokenizer_config(const GgufTokenizer& gguf, std::int64_t 
   return config;
 }
 
-void write_from_gguf(const BaseModel& base, const fs::path& folder) {
+/// File names and texts.
+std::map<std::string, std::string> files_of_gguf(const BaseModel& base) {
   const std::string where = base.path.string();
   const GgufTokenizer gguf = read_gguf_tokenizer(GgufFile(base.path));
+  std::map<std::string, std::string> files;
   try {
-    write_atomically(folder / "tokenizer.json", tokenizer_json(gguf, where));
-    const std::string config = tokenizer_config(gguf, base.config.max_position_embeddings).dump(2);
-    write_atomically(folder / kConfigFile, config + "\n");
+    files["tokenizer.json"] = tokenizer_json(gguf, where);
+    files[kConfigFile] = tokenizer_config(gguf, base.config.max_position_embeddings).dump(2) + "\n";
   } catch (const nlohmann::json::exception&) {
     throw Error{
         Fault::data, {where}, "has a tokenizer whose tokens are no valid UTF-8", "use another copy of the model"};
   }
-  if (gguf.model == "llama") write_atomically(folder / "tokenizer.model", sentencepiece_bytes(gguf, where));
-  if (!gguf.chat_template.empty()) write_atomically(folder / kTemplateFile, gguf.chat_template);
+  if (gguf.model == "llama") files["tokenizer.model"] = sentencepiece_bytes(gguf, where);
+  if (!gguf.chat_template.empty()) files[kTemplateFile] = gguf.chat_template;
+  return files;
 }
 
 }  // namespace
 
 void write_tokenizer_files(const BaseModel& base, const std::string& chat_template, const fs::path& folder) {
   if (base.is_gguf)
-    write_from_gguf(base, folder);
+    for (const auto& [name, text] : files_of_gguf(base)) write_atomically(folder / name, text);
   else
     copy_files(base.path, folder);
   if (!chat_template.empty()) replace_template(chat_template, folder);
+}
+
+void check_tokenizer_files(const BaseModel& base) {
+  if (base.is_gguf) files_of_gguf(base);
 }
 
 }  // namespace tune

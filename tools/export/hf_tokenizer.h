@@ -12,4 +12,7 @@ namespace tune {
 void write_tokenizer_files(const BaseModel& base, const std::string& chat_template,
                            const std::filesystem::path& folder);
 
+/// The same Error, and nothing written.
+void check_tokenizer_files(const BaseModel& base);
+
 }  // namespace tune

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "checkpoints/huggingface/convert.h"
 #include "recipes/schema/error.h"
@@ -14,12 +15,6 @@ namespace tune {
 namespace {
 
 constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight";
-
-std::vector<float> read_floats(const AdapterFolder& adapter, const std::string& name) {
-  std::vector<float> values(static_cast<std::size_t>(element_count(*adapter.find(name))));
-  adapter.read(name, Dtype::fp32, std::as_writable_bytes(std::span(values)));
-  return values;
-}
 
 /// row += scale * sum over k of b[k] * A[k, :], by tiles that stay in the first-level cache.
 void add_product(std::span<float> row, const float* b, std::span<const float> a, std::size_t rank, float scale) {
@@ -54,6 +49,17 @@ std::string mistake(const WeightSource& base, const AdapterFolder& adapter, cons
 }
 
 }  // namespace
+
+std::vector<float> read_factor(const AdapterFolder& adapter, const std::string& name) {
+  std::vector<float> values(static_cast<std::size_t>(element_count(*adapter.find(name))));
+  adapter.read(name, Dtype::fp32, std::as_writable_bytes(std::span(values)));
+  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+    throw Error{Fault::data,
+                {adapter.path().string()},
+                fmt::format("tensor {} holds NaN or infinity", name),
+                "take an earlier checkpoint of the run that made it"};
+  return values;
+}
 
 MergedWeights::MergedWeights(const WeightSource& base, const AdapterFolder& adapter, const std::string& adapter_path)
     : base_(base), adapter_(adapter) {
@@ -105,8 +111,8 @@ std::shared_ptr<const MergedWeights::Factors> MergedWeights::factors(const std::
   const std::lock_guard lock(mutex_);
   if (latest_ && latest_->name == name) return latest_;
   const std::string& module = module_of_.at(name);
-  latest_ = std::make_shared<const Factors>(Factors{name, read_floats(adapter_, fmt::format("{}{}", module, kA)),
-                                                    read_floats(adapter_, fmt::format("{}{}", module, kB))});
+  latest_ = std::make_shared<const Factors>(Factors{name, read_factor(adapter_, fmt::format("{}{}", module, kA)),
+                                                    read_factor(adapter_, fmt::format("{}{}", module, kB))});
   return latest_;
 }
 

@@ -10,6 +10,9 @@
 
 namespace tune {
 
+/// One tensor of an adapter, fp32. Error{Fault::data} when it holds NaN or infinity.
+std::vector<float> read_factor(const AdapterFolder& adapter, const std::string& name);
+
 /// A base model with a LoRA adapter folded in: W + scale * B A, computed in fp32 and rounded once to the wanted dtype.
 /// Nothing is held but the factors of one matrix. Base and adapter must outlive it. Thread-safe.
 class MergedWeights : public WeightSource {

@@ -71,8 +71,7 @@ json post_processor(const GgufTokenizer& gguf) {
 }
 
 json words(const GgufTokenizer& gguf, const std::string& where) {
-  const json byte_level = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
   if (gguf.pre == "gpt-2" || gguf.pre == "default") return byte_level;
   const json digits = {{"type", "Digits"}, {"individual_digits", true}};
   if (gguf.pre == "smollm") return {{"type", "Sequence"}, {"pretokenizers", {digits, byte_level}}};

@@ -12,6 +12,7 @@
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/suggest.h"
+#include "recipes/schema/tell.h"
 #include "tools/verbs/verbs.h"
 
 namespace tune {
@@ -45,7 +46,7 @@ int print_help() {
   fmt::print(
       "\ntune VERB --help says more, tune --version which LibTorch is used.\n"
       "Exit codes: 0 done, 1 failed while running, 2 bad command line or recipe, 3 bad data or model files,\n"
-      "4 does not fit in memory, 5 a verification failed, 75 interrupted and resumable.\n");
+      "4 does not fit in memory, 75 interrupted and resumable.\n");
   return 0;
 }
 
@@ -84,7 +85,7 @@ int flushed(int exit_code) {
 
 int complain(const std::string& text, Fault fault) {
   std::fflush(stdout);
-  fmt::print(stderr, "tune: {}\n", text);
+  tell("tune: {}\n", text);
   return static_cast<int>(fault);
 }
 

@@ -31,9 +31,9 @@ complete -o filenames -F _tune tune
 int completion_verb(const std::vector<std::string>& arguments) {
   const bool bash = arguments == std::vector<std::string>{"bash"};
   boost::program_options::variables_map values;
-  if (!bash && !parse_arguments(arguments, "completion", "A completion script for bash (and zsh after bashcompinit).",
-                                "eval \"$(tune completion bash)\"",
-                                boost::program_options::options_description("Options"), values))
+  if (!bash &&
+      !parse_arguments(arguments, "completion", "A completion script for bash.", "eval \"$(tune completion bash)\"",
+                       boost::program_options::options_description("Options"), values))
     return 0;
   if (!bash) throw Error{Fault::recipe, {}, "no shell given", "write: tune completion bash"};
   std::string names;

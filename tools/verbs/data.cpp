@@ -9,9 +9,11 @@
 #include "data/templates/own_template.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/suggest.h"
+#include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
+#include "train/inputs.h"
 
 namespace tune {
 namespace {
@@ -31,9 +33,9 @@ Tokenised tokenised(const Recipe& recipe, bool evaluation, AuditCounts& counts) 
   Tokenised result{open_tokenizer(recipe.model.base_model), nullptr};
   const ChatTemplate& chat_template = find_template(recipe.data.chat_template, *result.tokenizer);
   for (const std::string& warning : template_warnings(chat_template, *result.tokenizer, recipe.stage, which))
-    fmt::print(stderr, "warning: {}\n", warning);
+    tell("warning: {}\n", warning);
   result.rows = tokenize(recipe.data, which, evaluation, *result.tokenizer, chat_template, recipe.stage,
-                         recipe.train.seed, &counts);
+                         recipe.train.seed, token_cache_of(recipe), &counts);
   return result;
 }
 
@@ -178,8 +180,7 @@ int data_verb(const std::vector<std::string>& arguments) {
     return 0;
   const std::string action = has_action ? arguments.front() : "";
   check_action(action);
-  Recipe recipe = recipe_argument(values);
-  if (recipe.data.cache_dir.empty()) recipe.data.cache_dir = recipe.output_dir + "/cache";
+  const Recipe recipe = recipe_argument(values);
   const bool as_json = values.count("json") != 0;
   const bool evaluation = values.count("eval") != 0;
   if (action == "stats") return print_stats_of(recipe, evaluation, as_json);

@@ -46,7 +46,7 @@ int eval_verb(const std::vector<std::string>& arguments) {
   choose_adapter(recipe, values.count("adapter") != 0 ? values["adapter"].as<std::string>() : "");
   if (values.count("model") != 0) recipe.model.base_model = values["model"].as<std::string>();
 
-  const Inputs inputs = open_inputs(recipe, false);
+  const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
   const Evaluation evaluation =
       evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size)

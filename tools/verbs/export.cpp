@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/suggest.h"
@@ -44,7 +45,7 @@ ExportSource source_argument(const po::variables_map& values) {
   }
   ExportSource source{.model = values["model"].as<std::string>(),
                       .chat_template = values["template"].as<std::string>()};
-  if (values.count("adapter") != 0) source.adapter = values["adapter"].as<std::string>();
+  if (values.count("adapter") != 0) source.adapter = adapter_folder(values["adapter"].as<std::string>());
   return source;
 }
 
@@ -58,7 +59,7 @@ int export_verb(const std::vector<std::string>& arguments) {
       "run", text(), "output_dir of a run, or one of its checkpoints")(
       "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder to fold into --model")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with")(
-      "output", text(), "folder (adapter, hf) or file (gguf, gguf-lora) to write; replaced when it is there");
+      "output", text(), "folder (adapter, hf) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   po::variables_map values;
   if (!parse_arguments(arguments, "export", "Turns a finished run, or a model with an adapter, into what others load.",
                        "tune export --format gguf --quant q8_0 --run runs/zephyr-support --output zephyr-support.gguf",

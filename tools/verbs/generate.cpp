@@ -1,11 +1,13 @@
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
+#include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
@@ -23,7 +25,7 @@ std::string training_template(const std::filesystem::path& model, const std::str
   const std::string jinja = open_tokenizer(model)->chat_template;
   const std::string_view own = recognise_template(jinja), alike = own.empty() ? resembling_template(jinja) : own;
   if (!alike.empty()) return std::string(alike);
-  fmt::print(stderr, "note: no known chat template beside the model; the prompt is given as it is (--template none)\n");
+  tell("note: no known chat template beside the model; the prompt is given as it is (--template none)\n");
   return "none";
 }
 
@@ -33,7 +35,8 @@ int generate_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   options.add_options()("model", po::value<std::string>(), "Hugging Face folder or .gguf file")(
-      "adapter", po::value<std::string>()->default_value("none"), "PEFT folder, or none")(
+      "adapter", po::value<std::string>()->default_value("none"),
+      "PEFT folder, or the adapter_model.safetensors in it, or none")(
       "prompt", po::value<std::string>(), "the question")("template", po::value<std::string>(),
                                                           "chat template; default: the one it was trained with")(
       "max-tokens", po::value<std::int64_t>()->default_value(128), "length of the answer at most")(
@@ -54,6 +57,13 @@ int generate_verb(const std::vector<std::string>& arguments) {
   if (dtype != "bf16" && dtype != "fp32")
     throw Error{Fault::recipe, {}, fmt::format("--dtype is {}; it may be bf16 or fp32", dtype), ""};
 
+  const auto max_tokens = values["max-tokens"].as<std::int64_t>();
+  if (max_tokens < 1)
+    throw Error{Fault::recipe, {}, fmt::format("--max-tokens is {}; it must be 1 or more", max_tokens)};
+  const auto temperature = values["temperature"].as<double>();
+  if (!std::isfinite(temperature) || temperature < 0)
+    throw Error{Fault::recipe, {}, fmt::format("--temperature is {}; it must be 0 or more", temperature)};
+
   Recipe recipe;
   recipe.model.base_model = values["model"].as<std::string>();
   recipe.data.chat_template = values.count("template") != 0
@@ -61,11 +71,11 @@ int generate_verb(const std::vector<std::string>& arguments) {
                                   : training_template(recipe.model.base_model, values["adapter"].as<std::string>());
   recipe.train.precision = dtype == "bf16" ? Dtype::bf16 : Dtype::fp32;
   choose_adapter(recipe, values["adapter"].as<std::string>());
-  const Inputs inputs = open_inputs(recipe, false);
+  const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
   const auto ask = [&] {
-    return answer(*decoder, inputs, values["prompt"].as<std::string>(), values["max-tokens"].as<std::int64_t>(),
-                  values["seed"].as<std::int64_t>(), values["temperature"].as<double>());
+    return answer(*decoder, inputs, values["prompt"].as<std::string>(), max_tokens, values["seed"].as<std::int64_t>(),
+                  temperature);
   };
   const std::string tuned = ask();
   if (values.count("compare") == 0) {

@@ -1,13 +1,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "checkpoints/base_model.h"
-#include "checkpoints/gguf/gguf.h"
-#include "checkpoints/huggingface/model_tensors.h"
+#include "checkpoints/gguf/model.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/safetensors/pickle.h"
 #include "checkpoints/training/manifest.h"
@@ -45,7 +45,6 @@ void add_sizes(const ModelConfig& config, Finding& finding) {
 
 Finding of_model(const fs::path& path) {
   const BaseModel base = open_base_model(path);
-  check_tensors(base.config, *base.weights, path.string());
   Finding finding{.kind = "model, Hugging Face folder", .tensors = base.weights->tensors()};
   add_sizes(base.config, finding);
   return finding;
@@ -60,9 +59,11 @@ Finding of_gguf(const fs::path& path) {
     if (file.has(key)) finding.facts.emplace_back(key, file.text(key));
   if (adapter && file.has("adapter.lora.alpha"))
     finding.facts.emplace_back("adapter.lora.alpha", file.real("adapter.lora.alpha"));
+  const bool readable = std::all_of(file.tensors().begin(), file.tensors().end(),
+                                    [](const GgufTensor& tensor) { return is_readable(tensor.type); });
   if (!adapter && file.text("general.architecture", "") == "llama") {
-    Finding model = of_model(path);
-    finding.facts.insert(finding.facts.end(), model.facts.begin(), model.facts.end());
+    add_sizes(readable ? open_base_model(path).config : read_gguf_model_config(file), finding);
+    finding.facts.emplace_back("can_be_tuned", readable);
   }
   finding.facts.emplace_back("chat_template", !file.text("tokenizer.chat_template", "").empty());
   for (const GgufTensor& tensor : file.tensors())

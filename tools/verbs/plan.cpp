@@ -2,12 +2,14 @@
 
 #include <nlohmann/json.hpp>
 
-#include "checkpoints/huggingface/model_tensors.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
+#include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
+#include "train/device.h"
 #include "train/inputs.h"
 #include "train/plan/plan.h"
 
@@ -16,26 +18,35 @@ namespace {
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
-void print_json(const Plan& plan) {
+// With --device-memory a GPU is asked about, whether or not there is one here; auto means what `tune run` would choose.
+Device planned_device(Device wanted, bool device_memory_given) {
+  if (wanted != Device::automatic) return wanted;
+  return device_memory_given || gpu_expected() ? Device::cuda : Device::cpu;
+}
+
+void print_json(const Plan& plan, Device device) {
   nlohmann::ordered_json memory;
   for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
-  const nlohmann::ordered_json json = {{"steps", plan.steps},
-                                       {"steps_per_epoch", plan.steps_per_epoch},
-                                       {"tokens_per_epoch", plan.tokens_per_epoch},
-                                       {"micro_batch_tokens", plan.micro_batch_tokens},
-                                       {"parameters", plan.parameters},
-                                       {"trainable_parameters", plan.trainable_parameters},
-                                       {"ranks", {{{"peak_bytes", plan.peak_bytes()}, {"memory", memory}}}}};
+  const nlohmann::ordered_json json = {
+      {"steps", plan.steps},
+      {"steps_per_epoch", plan.steps_per_epoch},
+      {"tokens_per_epoch", plan.tokens_per_epoch},
+      {"micro_batch_tokens", plan.micro_batch_tokens},
+      {"parameters", plan.parameters},
+      {"trainable_parameters", plan.trainable_parameters},
+      {"ranks",
+       {{{"device", device == Device::cuda ? "cuda" : "cpu"}, {"peak_bytes", plan.peak_bytes()}, {"memory", memory}}}}};
   fmt::print("{}\n", json.dump(2));
 }
 
-void print_table(const Plan& plan) {
+void print_table(const Plan& plan, Device device) {
   fmt::print("steps                {:>14}   ({} an epoch)\n", plan.steps, plan.steps_per_epoch);
   fmt::print("tokens an epoch      {:>14}\n", plan.tokens_per_epoch);
   fmt::print("largest micro-batch  {:>14}   tokens\n", plan.micro_batch_tokens);
   fmt::print("parameters           {:>14}\n", plan.parameters);
-  fmt::print("trained              {:>14}   ({:.2f} %)\n\nmemory at the peak, GiB\n", plan.trainable_parameters,
-             100.0 * static_cast<double>(plan.trainable_parameters) / static_cast<double>(plan.parameters));
+  fmt::print("trained              {:>14}   ({:.2f} %)\n\nmemory {} at the peak, GiB\n", plan.trainable_parameters,
+             100.0 * static_cast<double>(plan.trainable_parameters) / static_cast<double>(plan.parameters),
+             device == Device::cuda ? "of the GPU" : "of the program");
   for (const MemoryItem& item : plan.memory)
     fmt::print("  {:<32}{:>9.3f}\n", item.name, static_cast<double>(item.bytes) / kGiB);
   fmt::print("  {:<32}{:>9.3f}\n", "total", static_cast<double>(plan.peak_bytes()) / kGiB);
@@ -49,29 +60,41 @@ void require_room(const Plan& plan, std::int64_t room) {
         {},
         fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", needed, there),
         "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
-  fmt::print(stderr, "fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
+  tell("fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
+}
+
+/// Everything that a run checks before its first step.
+Plan checked_plan(const Recipe& recipe) {
+  const Inputs inputs = open_inputs(recipe, Purpose::planning);
+  check_exports(recipe, inputs.base);
+  const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
+  return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
 }
 
 }  // namespace
+
+void print_plan(Recipe recipe) {
+  recipe.train.device = planned_device(recipe.train.device, false);
+  print_table(checked_plan(recipe), recipe.train.device);
+}
 
 int plan_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   add_recipe_options(options);
-  options.add_options()("device-memory", po::value<std::string>(),
-                        "does it fit into this much, for example 24GiB; exit code 4 if not")(
-      "json", "one JSON object on stdout");
+  options.add_options()(
+      "device-memory", po::value<std::string>(),
+      "does it fit into this much of a GPU (of the machine with train.device: cpu), for example 24GiB; exit "
+      "code 4 if not")("json", "one JSON object on stdout");
   po::variables_map values;
   if (!parse_arguments(arguments, "plan",
                        "Checks recipe, data and model and prints what is known before the first step.",
                        "tune plan --recipe quickstart --device-memory 8GiB", options, values))
     return 0;
-  const Recipe recipe = recipe_argument(values);
-  const Inputs inputs = open_inputs(recipe);
-  check_tensors(inputs.base.config, *inputs.base.weights, inputs.base.path.string());
-  const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
-  const Plan plan = make_plan(recipe, inputs.base.config, &loader);
-  values.count("json") != 0 ? print_json(plan) : print_table(plan);
+  Recipe recipe = recipe_argument(values);
+  recipe.train.device = planned_device(recipe.train.device, values.count("device-memory") != 0);
+  const Plan plan = checked_plan(recipe);
+  values.count("json") != 0 ? print_json(plan, recipe.train.device) : print_table(plan, recipe.train.device);
   if (values.count("device-memory") != 0)
     require_room(plan, parse_bytes(values["device-memory"].as<std::string>(), "--device-memory"));
   return 0;

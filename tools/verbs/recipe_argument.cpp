@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include "checkpoints/peft/adapter_config.h"
+#include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/lookup.h"
 #include "recipes/schema/reader.h"
+#include "recipes/schema/tell.h"
 
 namespace tune {
 
@@ -29,7 +30,7 @@ Recipe recipe_argument(const boost::program_options::variables_map& values) {
   }
   std::vector<std::string> notes;
   Recipe recipe = read_recipe(find_recipe(values["recipe"].as<std::string>(), TUNE_RECIPES_DIR), overrides, &notes);
-  for (const std::string& note : notes) fmt::print(stderr, "{}\n", note);
+  for (const std::string& note : notes) tell("{}\n", note);
   return recipe;
 }
 
@@ -43,6 +44,7 @@ void choose_adapter(Recipe& recipe, const std::string& adapter) {
   recipe.adapter = {};
   recipe.adapter.type = AdapterType::none;
   if (folder == "none") return;
+  folder = adapter_folder(folder);
   const AdapterConfig config = read_adapter_config(folder);
   recipe.adapter = {.type = AdapterType::lora,
                     .lora_r = config.r,

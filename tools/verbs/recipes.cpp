@@ -10,6 +10,7 @@
 #include "checkpoints/files/atomic_file.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/lookup.h"
+#include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/verbs.h"
 
@@ -54,7 +55,7 @@ int copy(const std::string& name, fs::path destination) {
   if (fs::exists(destination))
     throw Error{Fault::recipe, {destination.string()}, "there is a file of this name already", "choose another one"};
   write_atomically(destination, text_of(source));
-  fmt::print(stderr, "{} written; run it with: tune --recipe {}\n", destination.string(), destination.string());
+  tell("{} written; run it with: tune --recipe {}\n", destination.string(), destination.string());
   return 0;
 }
 

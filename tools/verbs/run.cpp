@@ -1,8 +1,9 @@
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <exception>
 
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
@@ -18,21 +19,34 @@ ResumeOption resume_option(const std::string& text) {
   return {.mode = ResumeOption::Mode::folder, .folder = text};
 }
 
-void print_summary(const RunResult& result) {
+void tell_summary(const RunResult& result) {
   if (result.before && result.after) {
-    fmt::print("\n{:<14}{:>12}{:>14}\n", "", "eval loss", "perplexity");
-    fmt::print("{:<14}{:>12.4f}{:>14.2f}\n", "before", result.before->loss(), result.before->perplexity());
-    fmt::print("{:<14}{:>12.4f}{:>14.2f}\n", "after", result.after->loss(), result.after->perplexity());
+    tell("\n{:<14}{:>12}{:>14}\n", "", "eval loss", "perplexity");
+    tell("{:<14}{:>12.4f}{:>14.2f}\n", "before", result.before->loss(), result.before->perplexity());
+    tell("{:<14}{:>12.4f}{:>14.2f}\n", "after", result.after->loss(), result.after->perplexity());
   }
   for (const Sample& sample : result.samples)
-    fmt::print("\n> {}\nbefore: {}\nafter:  {}\n", sample.prompt, sample.before, sample.after);
+    tell("\n> {}\nbefore: {}\nafter:  {}\n", sample.prompt, sample.before, sample.after);
+  tell("\n{} steps in {:.0f} s. Written:\n", result.steps, result.seconds);
 }
 
+/// What was written goes to stdout, a path a line. An export that fails doesn't keep the others from being written: the
+/// first failure is thrown when all were tried, the others are told.
 void hand_over(const Recipe& recipe, const RunResult& result) {
-  if (result.tuned_weights) write_tuned_model(recipe, *result.tuned_weights, result.final_folder);
-  fmt::print("\n{} steps in {:.0f} s. Written:\n  {}\n", result.steps, result.seconds, result.final_folder.string());
-  for (const ExportOptions& wanted : recipe.exports)
-    fmt::print("  {}\n", export_run(recipe, wanted, result.final_folder).string());
+  std::string written = result.final_folder.string() + "\n";
+  std::exception_ptr failure;
+  for (const ExportOptions& wanted : recipe.exports) {
+    try {
+      written += export_run(recipe, wanted, result.final_folder).string() + "\n";
+    } catch (const std::exception& error) {
+      if (failure)
+        tell("tune: {}\n", error.what());
+      else
+        failure = std::current_exception();
+    }
+  }
+  fmt::print("{}", written);
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace
@@ -49,28 +63,20 @@ int run_verb(const std::vector<std::string>& arguments) {
   if (!parse_arguments(arguments, "run", "Trains as the recipe says, evaluates and hands over.",
                        "tune run --recipe zephyr-support --set train.learning_rate=1e-4", options, values))
     return 0;
-  if (values.count("dry-run") != 0) {
-    std::vector<std::string> plan_arguments;
-    for (std::size_t i = 0; i < arguments.size(); ++i) {
-      if (arguments[i] == "--dry-run") continue;
-      if (arguments[i] == "--resume" && i + 1 < arguments.size()) {
-        ++i;
-        continue;
-      }
-      if (arguments[i].rfind("--resume=", 0) == 0) continue;
-      plan_arguments.push_back(arguments[i]);
-    }
-    return plan_verb(plan_arguments);
-  }
   const Recipe recipe = recipe_argument(values);
+  if (values.count("dry-run") != 0) {
+    print_plan(recipe);
+    return 0;
+  }
+  check_exports(recipe, open_base_model(recipe.model.base_model));
   const RunResult result = run_training(recipe, resume_option(values["resume"].as<std::string>()));
   if (result.interrupted) {
-    fmt::print(
-        stderr, "stopped after step {}; the same command {}\n", result.steps,
-        values["resume"].as<std::string>() == "auto" ? "goes on from there" : "with --resume auto goes on from there");
+    tell("stopped after step {}; the same command {}\n", result.steps,
+         values["resume"].as<std::string>() == "auto" ? "goes on from there" : "with --resume auto goes on from there");
     return static_cast<int>(Fault::interrupted);
   }
-  print_summary(result);
+  if (result.tuned_weights) write_tuned_model(recipe, *result.tuned_weights, result.final_folder);
+  tell_summary(result);
   hand_over(recipe, result);
   return 0;
 }

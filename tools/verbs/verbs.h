@@ -4,6 +4,8 @@
 
 namespace tune {
 
+struct Recipe;
+
 /// One verb of the command line. run gets the arguments behind the verb; returns the exit code; throws Error.
 struct Verb {
   const char* name;
@@ -25,6 +27,7 @@ int inspect_verb(const std::vector<std::string>& arguments);
 int doctor_verb(const std::vector<std::string>& arguments);
 int completion_verb(const std::vector<std::string>& arguments);
 
-int print_version();  // of the program and of LibTorch, and whether CUDA is built in
+void print_plan(Recipe recipe);  // what `tune plan` says, for `tune run --dry-run`
+int print_version();             // of the program and of LibTorch, and whether CUDA is built in
 
 }  // namespace tune

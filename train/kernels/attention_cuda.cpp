@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/Context.h>
 #include <c10/cuda/CUDAGuard.h>
 
 #include <algorithm>
@@ -9,7 +8,8 @@
 #include "train/kernels/upload.h"
 
 // ATen's own kernels, which know packed documents: FlashAttention-2 in bf16, CUTLASS's memory-efficient attention in
-// fp32 (its products are three TF32 ones, as good as fp32) and for heads wider than FlashAttention takes.
+// fp32 (its products are three TF32 ones, as good as fp32) and for heads wider than FlashAttention takes. Their
+// backward adds atomically unless ATen's deterministic algorithms are asked for (train/device.h, use_exact_kernels).
 
 namespace tune::cuda {
 namespace {
@@ -36,29 +36,6 @@ const Documents& documents_on(const at::Device& device, const std::vector<std::i
   last = {document_starts, upload(starts, device), longest};
   return last;
 }
-
-// Both backward kernels add to gradients atomically unless ATen is asked for the same bits each time. Asked only here:
-// elsewhere the switch would also fill every empty tensor and refuse cuBLAS without a workspace setting.
-class Deterministic {
- public:
-  Deterministic()
-      : before_(context().deterministicAlgorithms()),
-        warn_only_(context().deterministicAlgorithmsWarnOnly()),
-        fill_(context().deterministicFillUninitializedMemory()) {
-    context().setDeterministicAlgorithms(true, false);
-    context().setDeterministicFillUninitializedMemory(false);
-  }
-  ~Deterministic() {
-    context().setDeterministicAlgorithms(before_, warn_only_);
-    context().setDeterministicFillUninitializedMemory(fill_);
-  }
-  Deterministic(const Deterministic&) = delete;
-  Deterministic& operator=(const Deterministic&) = delete;
-
- private:
-  static at::Context& context() { return at::globalContext(); }
-  bool before_, warn_only_, fill_;
-};
 
 // [tokens, heads, head_dim]; the kernels want whole 16-byte words in a head, zeros fill the last one up.
 at::Tensor padded(const at::Tensor& heads) {
@@ -142,7 +119,6 @@ at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, co
                               const std::vector<std::int32_t>& document_starts, const AttentionShape& shape) {
   const c10::cuda::CUDAGuard guard(qkv.device());
   if (qkv.size(0) == 0) return at::empty_like(qkv);
-  const Deterministic deterministic;
   const auto& [host, starts, longest] = documents_on(qkv.device(), document_starts);
   const Heads heads = split(qkv, shape);
   const at::Tensor out = padded(forward.out.view({qkv.size(0), shape.query_heads, shape.head_dim}));

@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cmath>
+
+#include "recipes/schema/tell.h"
+
 namespace tune {
 namespace {
 
 std::string clock_text(double seconds) {
-  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  const auto whole = std::llround(seconds);
   if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
@@ -40,9 +44,9 @@ void Progress::update(const StepReport& report) {
       fmt::format("[{}] step {}/{}  epoch {:.2f}  loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {} left",
                   bar(report.step, total_steps_), report.step, total_steps_, report.epoch, report.loss.value_or(0),
                   report.learning_rate.value_or(0), report.tokens_per_s.value_or(0), clock_text(left));
-  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
+  tell("{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
 }
 
-void Progress::say(const std::string& line) { fmt::print(stderr, "{}{}\n", terminal_ ? "\r\033[K" : "", line); }
+void Progress::say(const std::string& line) { tell("{}{}\n", terminal_ ? "\r\033[K" : "", line); }
 
 }  // namespace tune

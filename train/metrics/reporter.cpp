@@ -11,7 +11,8 @@ Reporter::Reporter(const LoggingOptions& options, const std::filesystem::path& f
     return std::find(options.report_to.begin(), options.report_to.end(), name) != options.report_to.end();
   };
   if (wanted("jsonl")) jsonl_ = std::make_unique<JsonLines>(folder / "metrics.jsonl", first_step, evaluated);
-  if (wanted("tensorboard")) tensorboard_ = std::make_unique<TensorBoard>(folder / "tensorboard", first_step);
+  if (wanted("tensorboard"))
+    tensorboard_ = std::make_unique<TensorBoard>(folder / "tensorboard", first_step, evaluated);
 }
 
 void Reporter::report(const StepReport& report) {

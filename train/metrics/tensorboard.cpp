@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "checkpoints/files/atomic_folder.h"
+
 namespace tune {
 namespace {
 
@@ -53,12 +55,20 @@ double wall_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
+constexpr std::string_view kPrefix = "events.out.tfevents.";
+
 std::filesystem::path event_file(const std::filesystem::path& folder) {
   create_folders(folder);
-  return folder / fmt::format("events.out.tfevents.{:.6f}.{}", wall_time(), getpid());
+  return folder / fmt::format("{}{:.6f}.{}", kPrefix, wall_time(), getpid());
 }
 
 }  // namespace
+
+void remove_event_files(const std::filesystem::path& folder) {
+  std::error_code absent;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, absent))
+    if (entry.path().filename().string().starts_with(kPrefix)) remove_atomically(entry.path());
+}
 
 std::uint32_t crc32c(std::string_view bytes) {
   static constexpr std::array<std::uint32_t, 256> kTable = crc_table();
@@ -67,12 +77,14 @@ std::uint32_t crc32c(std::string_view bytes) {
   return ~crc;
 }
 
-TensorBoard::TensorBoard(const std::filesystem::path& folder, std::int64_t first_step) : file_(event_file(folder)) {
+TensorBoard::TensorBoard(const std::filesystem::path& folder, std::int64_t first_step, bool evaluated)
+    : file_(event_file(folder)) {
   record(field_double(1, wall_time()) + field_bytes(3, "brain.Event:2"));
-  // SessionLog START at this step: TensorBoard discards what an earlier, longer attempt wrote beyond it
-  if (first_step > 0)
-    record(field_double(1, wall_time()) + field_varint(2, static_cast<std::uint64_t>(first_step) + 1) +
-           field_bytes(7, field_varint(1, 1)));
+  // SessionLog START: TensorBoard discards what an earlier attempt wrote from this step on. All that step 0 has is an
+  // evaluation.
+  const std::int64_t first_new = first_step == 0 && !evaluated ? 0 : first_step + 1;
+  record(field_double(1, wall_time()) + field_varint(2, static_cast<std::uint64_t>(first_new)) +
+         field_bytes(7, field_varint(1, 1)));
 }
 
 void TensorBoard::write(const StepReport& report) {

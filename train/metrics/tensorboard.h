@@ -15,8 +15,8 @@ namespace tune {
 /// or eval/.
 class TensorBoard {
  public:
-  /// A new file for every start; readers drop an earlier file's steps above first_step.
-  TensorBoard(const std::filesystem::path& folder, std::int64_t first_step);
+  /// A new file for every start; readers drop an earlier file's steps above first_step. evaluated: as of JsonLines.
+  TensorBoard(const std::filesystem::path& folder, std::int64_t first_step, bool evaluated);
   void write(const StepReport& report);
 
  private:
@@ -24,6 +24,9 @@ class TensorBoard {
 
   OutputFile file_;
 };
+
+/// Of earlier runs in this folder; other files stay.
+void remove_event_files(const std::filesystem::path& folder);
 
 std::uint32_t crc32c(std::string_view bytes);  // Castagnoli, as RFC 3720 appendix B.4 defines and tests it
 

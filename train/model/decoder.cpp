@@ -9,6 +9,7 @@
 #include "train/model/dtype.h"
 #include "train/model/layer.h"
 #include "train/model/load.h"
+#include "train/model/overflow.h"
 #include "train/plan/plan.h"
 
 namespace tune {
@@ -43,9 +44,9 @@ at::Tensor on_device(const std::vector<std::int32_t>& values, const DecoderOptio
   return upload(values, at::Device(options.device));
 }
 
-// On CUDA index_add_ adds with atomics, whose order changes from run to run; index_put_ sorts first.
+// On CUDA index_add_ adds with atomics, whose order changes from run to run; index_put_ sorts first and takes longer.
 void add_rows_(at::Tensor& sums, const at::Tensor& ids, const at::Tensor& rows) {
-  if (sums.is_cuda())
+  if (sums.is_cuda() && at::globalContext().deterministicAlgorithms())
     sums.index_put_({ids}, rows, /*accumulate=*/true);
   else
     sums.index_add_(0, ids, rows);
@@ -224,6 +225,20 @@ at::Tensor Decoder::forward_cached(const std::vector<std::int32_t>& ids, KeyValu
   for (std::size_t i = 0; i < p.layers.size(); ++i) x = p.layers[i]->forward_cached(x, sequence, cache.layers[i]);
   cache.tokens += count;
   return rms_norm(x, p.final_norm, p.config.rms_norm_eps).y;
+}
+
+std::string Decoder::first_overflow(const PackedBatch& batch) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  Parts& p = *parts_;
+  const Sequence sequence = p.make_sequence(batch.positions, batch.document_starts);
+  at::Tensor x = p.embedding.index_select(0, on_device(batch.ids, p.options));
+  std::string found = overflow_of("model.embed_tokens", x);
+  for (std::size_t i = 0; found.empty() && i < p.layers.size(); ++i) {
+    LayerTape tape;
+    x = p.layers[i]->forward(x, sequence, &tape);
+    found = p.layers[i]->first_overflow(tape, x);
+  }
+  return found.empty() ? overflow_of("model.norm", rms_norm(x, p.final_norm, p.config.rms_norm_eps).y) : found;
 }
 
 }  // namespace tune

@@ -79,6 +79,10 @@ class Decoder {
   /// Of the last forward(); nothing for a model without experts.
   std::optional<RouterLoad> router_load() const;
 
+  /// Runs the forward pass once more and names the first module whose output overflows, as Layer::first_overflow does;
+  /// "" where none before lm_head does. For reports: slow.
+  std::string first_overflow(const PackedBatch& batch);
+
   /// lm_head [vocab, hidden] and, where it is trained, its fp32 gradient (else undefined).
   const at::Tensor& head_weight() const;
   at::Tensor head_gradient();

@@ -7,6 +7,7 @@
 
 #include "train/kernels/rms_norm.h"
 #include "train/model/dtype.h"
+#include "train/model/overflow.h"
 #include "train/plan/plan.h"
 
 namespace tune {
@@ -147,6 +148,14 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const Sequence& sequence, 
   at::Tensor middle = o_.forward(attended, nullptr, sequence.adapter_on, {});
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
   return mlp_.forward(norm_2.y, sequence, nullptr).add_(middle);
+}
+
+std::string Layer::first_overflow(const LayerTape& tape, const at::Tensor& y) const {
+  std::string found = qkv_.first_overflow(tape.qkv);
+  if (found.empty()) found = overflow_of(prefix_ + "self_attn", tape.attention.out);
+  if (found.empty()) found = o_.first_overflow(tape.middle);
+  if (found.empty()) found = mlp_.first_overflow(tape.mlp, y);
+  return found;
 }
 
 }  // namespace tune

@@ -35,6 +35,10 @@ class Layer {
   /// The same for the next tokens of a growing sequence; cache [tokens, 2 * kv_heads * head_dim] grows.
   at::Tensor forward_cached(const at::Tensor& x, const Sequence& sequence, at::Tensor& cache) const;
 
+  /// The first module, in forward order, whose output overflows, and how large it grew: "model.layers.3.mlp.up_proj
+  /// (largest value inf)". tape and y are a forward's; "" where all is well.
+  std::string first_overflow(const LayerTape& tape, const at::Tensor& y) const;
+
   void append_parameters(std::vector<Parameter>& parameters);
   void train_weights(bool router);
 

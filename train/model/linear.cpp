@@ -8,6 +8,7 @@
 
 #include "recipes/schema/error.h"
 #include "train/model/dtype.h"
+#include "train/model/overflow.h"
 
 namespace tune {
 namespace {
@@ -139,6 +140,21 @@ at::Tensor LinearGroup::backward(const at::Tensor& d_y, const at::Tensor& x, con
     if (want_d_x) d_x.add_(dropped(grouped_matmul_nn(part, factor_a(i), groups), i, dropout));
   }
   return d_x;
+}
+
+std::string LinearGroup::first_overflow(const at::Tensor& values, const RowGroups& groups) const {
+  const auto each = static_cast<std::int64_t>(modules_.size()) / experts_;
+  const at::Tensor ends = groups.ends.defined() ? groups.ends.cpu() : at::tensor({values.size(0)}, at::kInt);
+  const auto* end = ends.const_data_ptr<std::int32_t>();
+  for (std::int64_t i = 0; i < experts_ * each; ++i) {
+    const LinearModule& module = modules_[static_cast<std::size_t>(i)];
+    const std::int64_t expert = i / each, first = expert == 0 ? 0 : end[expert - 1];
+    std::string found = overflow_of(
+        module.name,
+        values.narrow(0, first, end[expert] - first).narrow(1, module.first_row % values.size(1), module.rows));
+    if (!found.empty()) return found;
+  }
+  return "";
 }
 
 void LinearGroup::append_parameters(std::vector<Parameter>& parameters) {

@@ -55,9 +55,11 @@ class LinearGroup {
 
   void append_parameters(std::vector<Parameter>& parameters);
 
+  /// The first module that computed an overflow (train/model/overflow.h) in `values`, what forward() gave; "" for none.
+  std::string first_overflow(const at::Tensor& values, const RowGroups& groups = {}) const;
+
   const std::vector<LinearModule>& modules() const { return modules_; }
   at::Tensor& weight() { return weight_; }
-  bool has_adapter() const { return adapted_ > 0; }
 
  private:
   at::Tensor dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const;

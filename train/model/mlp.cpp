@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "train/kernels/swiglu.h"
+#include "train/model/overflow.h"
 
 namespace tune {
 namespace {
@@ -13,7 +14,7 @@ constexpr std::uint64_t kGateUp = 2, kDown = 3;  // for Sequence::dropout_key
 }  // namespace
 
 Mlp::Mlp(const ModelConfig& config, std::int64_t layer, const std::string& prefix, const DecoderOptions& options)
-    : layer_(layer) {
+    : layer_(layer), prefix_(prefix) {
   const std::int64_t hidden = config.hidden_size, inner = config.intermediate_size, experts = config.num_local_experts;
   if (experts == 0) {
     gate_up_ = LinearGroup(
@@ -60,8 +61,9 @@ at::Tensor Mlp::backward(const at::Tensor& d_y, const at::Tensor& x, const Seque
   {
     at::Tensor inner = swiglu(tape.gate_up);
     const at::Tensor weight = router_ ? routing.weight_of_row() : at::Tensor();
-    at::Tensor d_inner = down_.backward(router_ ? routing.rows_of(d_y) : d_y, router_ ? inner * weight : inner,
-                                        tape.down_down, true, sequence.dropout_key(layer_, kDown), routing.groups);
+    at::Tensor d_inner =
+        down_.backward(router_ ? routing.rows_of(d_y) : d_y, router_ ? inner.clone().mul_(weight) : inner,
+                       tape.down_down, true, sequence.dropout_key(layer_, kDown), routing.groups);
     if (router_) {
       d_weights = routing.by_choice(inner.mul_(d_inner).sum(-1, false, at::kFloat));
       d_inner.mul_(weight);
@@ -73,6 +75,15 @@ at::Tensor Mlp::backward(const at::Tensor& d_y, const at::Tensor& x, const Seque
   if (router_) d_x = routing.summed(d_x).add_(router_->backward(d_weights, x, routing, sequence));
   tape = {};
   return d_x;
+}
+
+std::string Mlp::first_overflow(const MlpTape& tape, const at::Tensor& y) const {
+  std::string found = gate_up_.first_overflow(tape.gate_up, tape.routing.groups);
+  if (found.empty())
+    found = overflow_of(prefix_ + (router_ ? "block_sparse_moe.act_fn" : "mlp.act_fn"), swiglu(tape.gate_up));
+  // experts' own outputs are added up at once
+  if (found.empty()) found = router_ ? overflow_of(prefix_ + "block_sparse_moe", y) : down_.first_overflow(y);
+  return found;
 }
 
 }  // namespace tune

@@ -32,11 +32,15 @@ class Mlp {
   /// d_y, x [tokens, hidden] -> d_x. Empties the tape.
   at::Tensor backward(const at::Tensor& d_y, const at::Tensor& x, const Sequence& sequence, MlpTape& tape);
 
+  /// The first module, in forward order, whose output overflows (train/model/overflow.h); tape and y are a forward's.
+  std::string first_overflow(const MlpTape& tape, const at::Tensor& y) const;
+
   std::vector<LinearGroup*> groups();  // in model order
   LinearGroup* gate() { return router_ ? &router_->gate : nullptr; }
 
  private:
   std::int64_t layer_;
+  std::string prefix_;
   std::optional<Router> router_;
   LinearGroup gate_up_, down_;
 };

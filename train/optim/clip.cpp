@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace tune {
@@ -19,9 +20,10 @@ double clip_gradients(std::vector<Parameter>& parameters, double max_norm) {
 }
 
 std::string first_non_finite(const std::vector<Parameter>& parameters) {
-  for (const Parameter& parameter : parameters)
-    if (!at::isfinite(parameter.gradient).all().item<bool>()) return parameter.name;
-  return "";
+  const auto bad = std::find_if(parameters.rbegin(), parameters.rend(), [](const Parameter& parameter) {
+    return !at::isfinite(parameter.gradient).all().item<bool>();
+  });
+  return bad == parameters.rend() ? "" : bad->name;
 }
 
 }  // namespace tune

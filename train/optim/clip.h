@@ -10,7 +10,8 @@ namespace tune {
 /// Returns the norm before. Sums in a fixed order: same gradients, same bits.
 double clip_gradients(std::vector<Parameter>& parameters, double max_norm);
 
-/// Name of the first parameter whose gradient holds NaN or infinity, "" when there is none.
+/// Name of the first parameter in the order of the backward pass (the last ones of the model come first) whose gradient
+/// holds NaN or infinity, "" when there is none.
 std::string first_non_finite(const std::vector<Parameter>& parameters);
 
 }  // namespace tune

@@ -8,7 +8,14 @@ namespace tune {
 namespace {
 
 constexpr std::int64_t kPreparedBytes = 75 << 20;  // oneDNN's prepared products
-constexpr std::int64_t kLogitRows = 256;           // chunk of the cross-entropy
+constexpr std::int64_t kCublasBytes = 40 << 20;    // its workspace, as train.deterministic asks for it
+
+bool on_cuda(const Recipe& recipe) { return recipe.train.device == Device::cuda; }
+
+// Rows of logits that exist at a time: train/kernels/cross_entropy.cpp.
+std::int64_t logit_rows(const Recipe& recipe, std::int64_t tokens) {
+  return std::min<std::int64_t>(tokens, on_cuda(recipe) ? 1024 : 256);
+}
 
 // LibTorch and the program itself: how much of it is resident differs between builds with and without CUDA by a factor
 // of three, and between machines, so that what there is now is a better guess than any constant.
@@ -30,6 +37,34 @@ std::int64_t dense_b_bytes(const ModelConfig& c, const AdapterOptions& adapter, 
       (q + 2 * kv) * ranks({"q_proj", "k_proj", "v_proj"}) +
       2 * c.intermediate_size * (ranks({"gate_proj", "up_proj"}) + c.num_local_experts * ranks({"w1", "w3"}));
   return c.num_hidden_layers * elements * element;
+}
+
+// What the CUDA kernels' backward pass holds beside its operands (train/kernels/attention_cuda.cpp).
+std::int64_t cuda_attention_bytes(const Recipe& recipe, const ModelConfig& c, std::int64_t tokens,
+                                  std::int64_t element) {
+  const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  const bool grouped = c.num_attention_heads != c.num_key_value_heads, flash = element == 2 && c.head_dim <= 256;
+  const std::int64_t per_token = q + (q + 2 * q) + (q + 2 * kv) + (grouped && !flash ? 2 * q : 0);
+  if (!flash) return per_token * tokens * element;
+  // FlashAttention sums d_q in fp32, each document padded by up to 128 rows; to be exact, once for each of as many
+  // parts as give every multiprocessor of a large card work.
+  constexpr std::int64_t kMultiprocessors = 132, kPadding = 128;
+  const std::int64_t documents = recipe.train.per_device_train_batch_size, blocks = documents * c.num_attention_heads;
+  const std::int64_t parts = recipe.train.deterministic ? (kMultiprocessors + blocks - 1) / blocks : 1;
+  const std::int64_t rounded = (c.head_dim + 31) / 32 * 32;
+  return per_token * tokens * element +
+         parts * (tokens + kPadding * documents) * c.num_attention_heads * rounded * std::int64_t{4};
+}
+
+// A layer's forward without a tape: x, two normed ones, the middle and y; q, k, v; gate, up and their product.
+std::int64_t evaluation_bytes(const Recipe& recipe, const ModelConfig& c, std::int64_t tokens, std::int64_t element) {
+  const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok),
+                     rows_by_expert = c.num_local_experts > 0 ? 2 * active * c.hidden_size : 0;
+  const std::int64_t layer =
+      (5 * c.hidden_size + 2 * q + 2 * kv + 3 * active * c.intermediate_size + rows_by_expert) * tokens * element;
+  const std::int64_t loss = (logit_rows(recipe, tokens) * c.vocab_size + 2 * c.hidden_size * tokens) * element;
+  return std::max(layer, loss);
 }
 
 }  // namespace
@@ -57,7 +92,12 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const std::int64_t row = element * tokens, hidden = c.hidden_size * row;
 
-  std::vector<MemoryItem> items = {{"program", program_bytes()}, {"base weights", plan.parameters * element}};
+  std::vector<MemoryItem> items;
+  if (on_cuda(recipe))
+    items = {{"CUDA context, about", kCudaContextBytes}, {"cuBLAS", kCublasBytes}};
+  else
+    items = {{"program", program_bytes()}};
+  items.push_back({"base weights", plan.parameters * element});
   if (full && element != 4) items.push_back({"fp32 masters", trained * 4});
   if (!full)
     items.push_back(
@@ -67,19 +107,29 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
 
   const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;
   const bool checkpointing = recipe.train.gradient_checkpointing;
-  items.push_back({"activations", checkpointing ? tape + c.num_hidden_layers * hidden : tape * c.num_hidden_layers});
+  const std::int64_t activations = checkpointing ? tape + c.num_hidden_layers * hidden : tape * c.num_hidden_layers;
 
   // The loss and the backward of a layer take turns: what one frees the other uses.
-  std::int64_t loss = kLogitRows * c.vocab_size * element + 3 * hidden;
   const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok),
                      experts = std::max<std::int64_t>(1, c.num_local_experts);
-  std::int64_t layer = 4 * hidden + std::max(2 * active * c.intermediate_size, 2 * q + 2 * kv) * row;
+  std::int64_t loss = logit_rows(recipe, tokens) * c.vocab_size * element + 3 * hidden;
+  std::int64_t layer = 4 * hidden + std::max(2 * active * c.intermediate_size * row,
+                                             on_cuda(recipe) ? cuda_attention_bytes(recipe, c, tokens, element)
+                                                             : (2 * q + 2 * kv) * row);
   if (c.num_local_experts > 0) layer += (3 * c.intermediate_size + 2 * c.hidden_size) * active * row;  // rows by expert
   if (full) {
     layer += 2 * experts * c.intermediate_size * c.hidden_size * element;
     if (element != 4) loss += c.vocab_size * c.hidden_size * element;
   }
-  items.push_back({"working space", std::max(loss, layer)});
+  const std::int64_t working = std::max(loss, layer);
+  const std::int64_t evaluation =
+      plan.evaluation_tokens > 0 ? evaluation_bytes(recipe, c, plan.evaluation_tokens, element) : 0;
+  if (evaluation > activations + working) {
+    items.push_back({"evaluation", evaluation});
+  } else {
+    items.push_back({"activations", activations});
+    items.push_back({"working space", working});
+  }
   return items;
 }
 

@@ -9,7 +9,12 @@ namespace tune {
 /// holds.
 std::int64_t tape_bytes_per_token(const ModelConfig& config, const AdapterOptions& adapter, std::int64_t element_bytes);
 
-/// What lies in memory at the moment of the peak, which is the first layer to go backward (the last one of the model).
+/// What a process holds on a CUDA device beside its tensors: the driver's context, its and the libraries' kernels. An
+/// estimate, it differs from card to card; the allocator, whose peak is what is measured, does not know of it.
+inline constexpr std::int64_t kCudaContextBytes = std::int64_t{512} << 20;
+
+/// What lies in memory at the moment of the peak: at the first layer to go backward (the last one of the model), or in
+/// an evaluation where that needs more. On CUDA the device's memory; what lies in the host's is not counted.
 std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& config, const Plan& plan);
 
 }  // namespace tune

@@ -101,7 +101,8 @@ double router_aux_loss_coef(const Recipe& recipe, const ModelConfig& config) {
   return recipe.train.router_aux_loss_coef.value_or(trains_routers(recipe, config) ? config.router_aux_loss_coef : 0.0);
 }
 
-Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* loader) {
+Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* loader,
+               const TokenDataset* evaluation_rows) {
   Plan plan;
   plan.parameters = total_parameters(config);
   plan.trainable_parameters = trainable_parameters(config, recipe.adapter, recipe.train.train_router);
@@ -114,6 +115,14 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
     plan.tokens_per_epoch = loader->tokens_per_epoch();
     plan.micro_batch_tokens = loader->max_micro_batch_tokens();
   }
+  // evaluation keeps no tape: with batches of training's size it needs less, below some size it would only be slow
+  constexpr std::int64_t kSmallestLimit = 2048;
+  plan.evaluation_limit = std::max(plan.micro_batch_tokens, kSmallestLimit);
+  const std::int64_t rows = recipe.eval.per_device_eval_batch_size;
+  if (evaluation_rows != nullptr)
+    plan.evaluation_tokens = largest_evaluation_batch(*evaluation_rows, rows, plan.evaluation_limit);
+  else if (!recipe.data.eval_datasets.empty())
+    plan.evaluation_tokens = std::min(plan.evaluation_limit, rows * recipe.data.max_length);
   plan.memory = memory_items(recipe, config, plan);
   return plan;
 }

@@ -20,6 +20,8 @@ struct Plan {
   std::int64_t steps_per_epoch = 0;
   std::int64_t tokens_per_epoch = 0;
   std::int64_t micro_batch_tokens = 0;  // the largest
+  std::int64_t evaluation_limit = 0;    // tokens of an evaluation batch during training, unless a row is longer
+  std::int64_t evaluation_tokens = 0;   // the largest such batch; 0 without eval_datasets
   std::int64_t parameters = 0;
   std::int64_t trainable_parameters = 0;
   std::vector<MemoryItem> memory;  // at the moment of the peak
@@ -49,7 +51,9 @@ std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const Mo
 bool trains_routers(const Recipe& recipe, const ModelConfig& config);
 double router_aux_loss_coef(const Recipe& recipe, const ModelConfig& config);
 
-/// loader may be null (no data at hand): then steps come from max_steps and every micro-batch is taken as full.
-Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* loader);
+/// loader and evaluation_rows may be null (no data at hand): then steps come from max_steps and every batch is taken as
+/// full. Memory is that of train.device, where auto counts as cpu: the caller knows what it means here.
+Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* loader,
+               const TokenDataset* evaluation_rows = nullptr);
 
 }  // namespace tune

@@ -50,6 +50,19 @@ void dequantize(GgufType type, std::span<const std::byte> bytes, std::span<float
   }
 }
 
+double overflow_of(GgufType type) {
+  switch (type) {
+    case GgufType::f16:
+      return overflow_of(Dtype::fp16);
+    case GgufType::bf16:
+      return overflow_of(Dtype::bf16);
+    case GgufType::q8_0:
+      return 127 * overflow_of(Dtype::fp16);  // of its scale
+    default:
+      return overflow_of(Dtype::fp32);
+  }
+}
+
 void quantize(GgufType type, std::span<const float> values, std::span<std::byte> bytes) {
   check_sizes(*traits_of(type), bytes.size(), values.size());
   switch (type) {

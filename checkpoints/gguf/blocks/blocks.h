@@ -13,4 +13,7 @@ void dequantize(GgufType type, std::span<const std::byte> bytes, std::span<float
 /// The other way, for F32, F16, BF16 and Q8_0, bit for bit as ggml's reference quantiser.
 void quantize(GgufType type, std::span<const float> values, std::span<std::byte> bytes);
 
+/// The least magnitude that quantize() can't store as a finite number.
+double overflow_of(GgufType type);
+
 }  // namespace tune

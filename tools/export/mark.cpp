@@ -1,0 +1,31 @@
+#include "tools/export/mark.h"
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoints/files/atomic_file.h"
+#include "checkpoints/gguf/gguf.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/spelling.h"
+
+namespace tune {
+
+namespace fs = std::filesystem;
+
+void mark_export(const fs::path& folder, const ExportOptions& options, const ExportSource& source) {
+  nlohmann::ordered_json json = {{"format", spelling(options.format)}, {"model", source.model.string()}};
+  if (options.quant) json["quant"] = spelling(*options.quant);
+  if (source.adapter) json["adapter"] = source.adapter->string();
+  if (source.weights) json["weights"] = source.weights->string();
+  write_atomically(folder / kExportMarkFile, json.dump(2) + "\n");
+}
+
+bool is_export(const fs::path& path) {
+  if (fs::is_directory(path)) return fs::is_regular_file(path / kExportMarkFile);
+  try {
+    return GgufFile(path).has(kExportMarkKey);
+  } catch (const Error&) {  // something else, or damaged
+    return false;
+  }
+}
+
+}  // namespace tune

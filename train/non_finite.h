@@ -1,0 +1,17 @@
+#pragma once
+#include <vector>
+
+#include "recipes/schema/error.h"
+#include "train/step.h"
+
+namespace tune {
+
+/// What there is to say of a step whose loss or gradient norm is not finite: Error{Fault::running} with the step, the
+/// first bad tensor and what to try, given what is set. The forward pass is run again to find the tensor.
+///   losses  the loss sum of each micro-batch
+///   step    from 0; its gradients are still there
+Error non_finite_error(Decoder& decoder, const std::vector<PackedBatch>& micro_batches,
+                       const std::vector<double>& losses, const StepOutcome& outcome, const TrainOptions& options,
+                       std::int64_t step);
+
+}  // namespace tune
