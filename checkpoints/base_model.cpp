@@ -10,6 +10,7 @@
 #include "checkpoints/huggingface/config.h"
 #include "checkpoints/huggingface/folder.h"
 #include "checkpoints/huggingface/model_tensors.h"
+#include "checkpoints/safetensors/original_layout.h"
 #include "checkpoints/safetensors/pickle.h"
 #include "recipes/schema/error.h"
 
@@ -34,6 +35,7 @@ std::string listing(const fs::path& folder) {
 }
 
 [[noreturn]] void refuse_folder(const fs::path& folder) {
+  if (holds_original_layout(folder)) refuse_original_layout(folder);
   if (fs::exists(folder / "adapter_config.json"))
     throw Error{Fault::data,
                 {folder.string()},

@@ -1,5 +1,7 @@
 #include "data/audit.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
@@ -54,6 +56,18 @@ void count_document(AuditCounts& counts, std::size_t source, std::int64_t tokens
   of_source.trained_tokens += trained_tokens;
   of_source.longest = std::max(of_source.longest, tokens);
   ++counts.histogram[static_cast<std::size_t>(std::bit_width(static_cast<std::uint32_t>(tokens)) - 1)];
+}
+
+std::vector<std::string> long_row_warnings(const AuditCounts& counts, std::int64_t positions) {
+  std::vector<std::string> warnings;
+  for (const SourceCounts& source : counts.sources)
+    if (source.longest > positions)
+      warnings.push_back(
+          fmt::format("{}: its longest row has {} tokens, the model was made for {} (max_position_embeddings); "
+                      "positions beyond that "
+                      "are extrapolated: lower data.max_length unless the model is known to bear it",
+                      source.file, source.longest, positions));
+  return warnings;
 }
 
 std::string to_json(const AuditCounts& counts) {

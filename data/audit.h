@@ -36,6 +36,11 @@ struct AuditCounts {
 /// Counts a document that is kept.
 void count_document(AuditCounts& counts, std::size_t source, std::int64_t tokens, std::int64_t trained_tokens);
 
+/// A sentence for each data set with a document of more tokens than the model's `positions`. Rotary embeddings go on
+/// beyond those, as Code Llama's do on purpose; most models get worse there. Packed rows are no concern: each document
+/// begins at position 0.
+std::vector<std::string> long_row_warnings(const AuditCounts& counts, std::int64_t positions);
+
 std::string to_json(const AuditCounts& counts);
 AuditCounts audit_from_json(const std::string& text);
 

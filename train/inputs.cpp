@@ -41,12 +41,6 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
         fmt::format("the tokenizer has {} ids, the model has rows for {}", inputs.tokenizer->vocab_size(),
                     inputs.base.config.vocab_size),
         "tokenizer and weights are not of the same model: put the model's own tokenizer files beside its weights"};
-  const bool any_rows = purpose != Purpose::evaluation || !recipe.data.eval_datasets.empty();
-  const std::int64_t positions = inputs.base.config.max_position_embeddings;
-  if (any_rows && recipe.data.max_length > positions)
-    throw Error{Fault::recipe, recipe.place_of("data.max_length"),
-                fmt::format("data.max_length is {}; the model has {} positions", recipe.data.max_length, positions),
-                fmt::format("write max_length: {} or less", positions)};
   inputs.chat_template = &find_template(recipe.data.chat_template, *inputs.tokenizer);
   for (const std::string& warning :
        template_warnings(*inputs.chat_template, *inputs.tokenizer, recipe.stage, recipe.data.datasets))
@@ -55,8 +49,12 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
   const std::filesystem::path of_run = token_cache_of(recipe);
   if (data.cache_dir.empty() && purpose == Purpose::training) data.cache_dir = of_run.string();
   const auto rows = [&](const std::vector<DatasetOptions>& which, bool evaluation) {
-    return tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage, recipe.train.seed,
-                    of_run);
+    AuditCounts counts;
+    auto tokens = tokenize(data, which, evaluation, *inputs.tokenizer, *inputs.chat_template, recipe.stage,
+                           recipe.train.seed, of_run, &counts);
+    for (const std::string& warning : long_row_warnings(counts, inputs.base.config.max_position_embeddings))
+      tell("warning: {}\n", warning);
+    return tokens;
   };
   if (purpose != Purpose::evaluation) inputs.train_rows = rows(recipe.data.datasets, false);
   if (!recipe.data.eval_datasets.empty()) inputs.evaluation_rows = rows(recipe.data.eval_datasets, true);

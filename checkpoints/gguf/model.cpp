@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "checkpoints/gguf/blocks/blocks.h"
@@ -141,6 +142,10 @@ class GgufWeights : public WeightSource {
   std::vector<Part> stored_;  // in the order of infos_
 };
 
+// llama.cpp heeds these whatever the type of scaling is. Without a type, factor means linear; 0 means none.
+constexpr std::array kRopeFactorKeys = {"llama.rope.scale_linear", "llama.rope.scaling.factor",
+                                        "llama.rope.scaling.attn_factor", "llama.rope.scaling.yarn_attn_factor"};
+
 void refuse_other_models(const GgufFile& file) {
   const std::string architecture = file.text("general.architecture", "");
   if (file.text("general.type", "model") == "adapter")
@@ -154,9 +159,11 @@ void refuse_other_models(const GgufFile& file) {
   const std::string scaling = file.text("llama.rope.scaling.type", "none");
   if (scaling != "none")
     refuse(file, fmt::format("has rope scaling \"{}\", which is not supported", scaling), "use a model without it");
-  for (const char* key : {"llama.rope.scale_linear", "llama.rope.scaling.factor"})  // without a type: linear
-    if (const double factor = file.real(key, 1.0); factor != 0.0 && factor != 1.0)
+  for (const char* key : kRopeFactorKeys) {
+    const double factor = file.real(key, 0.0);
+    if (factor != 0.0 && factor != 1.0)
       refuse(file, fmt::format("has {} {}, which is not supported", key, factor), "use a model without it");
+  }
 }
 
 std::int64_t size_of(const GgufFile& file, const std::string& key,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "checkpoints/safetensors/pickle.h"
 #include "recipes/schema/error.h"
 
 namespace tune {
@@ -69,6 +70,7 @@ void GgufParser::parse() {
 }
 
 void GgufParser::head() {
+  if (looks_like_pickle(bytes_)) refuse_pickle(file_.path());
   if (bytes_.size() < 4 || std::memcmp(bytes_.data(), "GGUF", 4) != 0) file_.fail("is not a GGUF file");
   position_ = 4;
   const auto version = scalar<std::uint32_t>();

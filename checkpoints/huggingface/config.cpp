@@ -139,7 +139,8 @@ void refuse_other_mathematics(const ConfigFile& file) {
                 "use the unquantised model, or a GGUF file of it");
 }
 
-/// `section` is rope_scaling (transformers 4) or rope_parameters (5); null and "default" mean plain rope.
+/// `section` is rope_scaling (transformers 4) or rope_parameters (5); null and "default" mean plain rope. Whatever else
+/// may stand there changes the angles.
 void refuse_scaled_rope(const ConfigFile& file, const std::string& section) {
   if (!file.has_value(section)) return;
   const json& rope = *file.find(section);
@@ -149,10 +150,22 @@ void refuse_scaled_rope(const ConfigFile& file, const std::string& section) {
   for (const char* key : {"rope_type", "type"})
     if (rope.contains(key) && rope[key] != "default")
       file.refuse(section, fmt::format("{} of type {} is not supported, refused", section, rope[key].dump()), remedy);
-  if (rope.contains("factor"))
-    file.refuse(section, fmt::format("{} with a factor is not supported, refused", section), remedy);
-  if (rope.contains("partial_rotary_factor") && rope["partial_rotary_factor"] != 1)
-    file.refuse(section, fmt::format("{} with partial_rotary_factor is not supported, refused", section), remedy);
+  for (const auto& [key, value] : rope.items()) {
+    const bool plain =
+        key == "rope_type" || key == "type" || key == "rope_theta" || (key == "partial_rotary_factor" && value == 1);
+    if (!plain)
+      file.refuse(section, fmt::format("{} with {} {} is not supported, refused", section, key, value.dump()), remedy);
+  }
+}
+
+void refuse_scaled_rope(const ConfigFile& file) {
+  refuse_scaled_rope(file, "rope_scaling");
+  refuse_scaled_rope(file, "rope_parameters");
+  if (file.has_value("partial_rotary_factor") && *file.find("partial_rotary_factor") != 1)
+    file.refuse(
+        "partial_rotary_factor",
+        fmt::format("partial_rotary_factor {} is not supported, refused", file.find("partial_rotary_factor")->dump()),
+        "choose a base model that rotates whole heads");
 }
 
 double rope_theta(const ConfigFile& file, double missing) {
@@ -244,8 +257,7 @@ ModelConfig read_model_config(const std::filesystem::path& folder) {
   const ConfigFile file(path);
   ModelConfig config = class_defaults(supported_model_type(file));
   refuse_other_mathematics(file);
-  refuse_scaled_rope(file, "rope_scaling");
-  refuse_scaled_rope(file, "rope_parameters");
+  refuse_scaled_rope(file);
   read_sizes(file, config);
   read_experts(file, config);
   read_head_dim(file, config);

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -18,5 +19,8 @@ std::string write_model_config(const ModelConfig& config, Dtype dtype);
 
 /// An existing config.json for weights that are stored in another dtype: every other key as it was.
 std::string patch_model_config(const std::string& text, Dtype dtype);
+
+/// An existing config.json for another number of layers: every other key as it was.
+std::string patch_num_hidden_layers(const std::string& text, std::int64_t num_hidden_layers);
 
 }  // namespace tune

@@ -73,4 +73,11 @@ std::string patch_model_config(const std::string& text, Dtype dtype) {
   return json.dump(2) + "\n";
 }
 
+std::string patch_num_hidden_layers(const std::string& text, std::int64_t num_hidden_layers) {
+  parse_json_object(text, "config.json");
+  ordered_json json = ordered_json::parse(text);
+  json["num_hidden_layers"] = num_hidden_layers;
+  return json.dump(2) + "\n";
+}
+
 }  // namespace tune

@@ -10,6 +10,7 @@
 
 #include "checkpoints/files/json.h"
 #include "checkpoints/huggingface/convert.h"
+#include "checkpoints/safetensors/original_layout.h"
 #include "checkpoints/safetensors/pickle.h"
 #include "checkpoints/safetensors/reader.h"
 #include "recipes/schema/error.h"
@@ -131,6 +132,7 @@ ShardMap read_index(const fs::path& path) {
 
 /// A note instead of a crash for each thing that people point base_model at by mistake.
 [[noreturn]] void explain_missing_weights(const fs::path& folder) {
+  if (holds_original_layout(folder)) refuse_original_layout(folder);
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder))
     if (entry.is_regular_file()) files.push_back(entry.path());

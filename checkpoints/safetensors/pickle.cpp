@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 
+#include "checkpoints/safetensors/original_layout.h"
 #include "recipes/schema/error.h"
 
 namespace tune {
@@ -20,20 +21,15 @@ bool looks_like_pickle(std::span<const std::byte> bytes) {
 }
 
 void refuse_pickle(const std::filesystem::path& file) {
-  const std::string folder = file.has_parent_path() ? file.parent_path().string() : ".";
-  const bool meta_layout = file.filename().string().starts_with("consolidated.");
-  const std::string remedy =
-      meta_layout
-          ? "this is Meta's own layout: use the same model in Hugging Face layout (its folder has a config.json), "
-            "or convert it with transformers' convert_llama_weights_to_hf.py"
-          : fmt::format(
-                "convert it once: python -c \"from transformers import AutoModelForCausalLM as M; "
-                "M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\"",
-                folder);
+  const std::filesystem::path folder = file.has_parent_path() ? file.parent_path() : ".";
+  if (file.filename().string().starts_with("consolidated.") && file.extension() == ".pth")
+    refuse_original_layout(folder);
   throw Error{Fault::data,
               {file.string()},
               "is a Python pickle, which can run programs when it is opened; only safetensors and GGUF are read",
-              remedy};
+              fmt::format("convert it once: python -c \"from transformers import AutoModelForCausalLM as M; "
+                          "M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\"",
+                          folder.string())};
 }
 
 }  // namespace tune

@@ -39,7 +39,7 @@ std::vector<fs::path> list_recipes(const fs::path& folder) {
   std::error_code unreadable;  // counts as empty
   for (const auto& entry : fs::directory_iterator(folder, unreadable))
     if (entry.path().extension() == ".yaml") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
+  std::sort(files.begin(), files.end(), [](const fs::path& a, const fs::path& b) { return a.stem() < b.stem(); });
   return files;
 }
 

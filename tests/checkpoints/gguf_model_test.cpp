@@ -186,7 +186,11 @@ TEST(GgufModel, RefusesWhatItCantCompute) {
   EXPECT_THAT(refusal("general.architecture", "qwen2"), HasSubstr("has the architecture \"qwen2\"; llama is read"));
   EXPECT_THAT(refusal("general.type", "adapter"), HasSubstr("is an adapter, not a model"));
   EXPECT_THAT(refusal("llama.expert_count", 8u), HasSubstr("llama.expert_used_count"));
-  EXPECT_THAT(refusal("llama.rope.scaling.type", "linear"), HasSubstr("rope scaling \"linear\""));
+  for (const char* type : {"linear", "yarn", "longrope"})
+    EXPECT_THAT(refusal("llama.rope.scaling.type", type), HasSubstr(fmt::format("rope scaling \"{}\"", type)));
+  for (const char* key : {"llama.rope.scale_linear", "llama.rope.scaling.factor", "llama.rope.scaling.attn_factor",
+                          "llama.rope.scaling.yarn_attn_factor"})
+    EXPECT_THAT(refusal(key, 2.5f), HasSubstr(fmt::format("has {} 2.5, which is not supported", key)));
   EXPECT_THAT(refusal("llama.embedding_length", 0u), HasSubstr("llama.embedding_length 0; it must be 1 to"));
   EXPECT_THAT(refusal("llama.block_count", 5000u), HasSubstr("5000 layers, but has 1 tensors"));
   EXPECT_THAT(refusal("llama.attention.head_count_kv", 3u), HasSubstr("they must divide"));
@@ -194,6 +198,8 @@ TEST(GgufModel, RefusesWhatItCantCompute) {
   EXPECT_THAT(refusal("split.count", 3u), HasSubstr("is one of 3 parts"));
   EXPECT_THAT(refusal("x", 1u, {{"blk.0.ssm_a.weight", GgufType::f32, {4}}}), HasSubstr("no part of a llama model"));
   EXPECT_THAT(refusal("x", 1u, {{"rope_freqs.weight", GgufType::f32, {2}}}), HasSubstr("isn't all ones"));
+  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
+    EXPECT_THAT(refusal("x", 1u, {{name, GgufType::f32, {2}}}), HasSubstr("no part of a llama model"));
   EXPECT_THAT(refusal("x", 1u, {{"blk.0.attn_q.weight", GgufType::f32, {6, 8}}}), HasSubstr("no whole heads of 4"));
 }
 

@@ -1,7 +1,10 @@
+#include <fmt/format.h>
+
 #include <bit>
 #include <cmath>
 #include <random>
 
+#include "checkpoints/base_model.h"
 #include "checkpoints/huggingface/config.h"
 #include "checkpoints/huggingface/convert.h"
 #include "checkpoints/huggingface/folder.h"
@@ -97,16 +100,37 @@ TEST(ModelConfig, ReadsExperts) {
 }
 
 TEST(ModelConfig, RefusesOtherMathematics) {
-  EXPECT_THAT(refusal(llama_with(R"("rope_scaling": {"type": "linear", "factor": 2.0})")),
-              HasSubstr("config.json:3: rope_scaling of type \"linear\" is not supported, refused"));
-  EXPECT_THAT(refusal(llama_with(R"("rope_parameters": {"rope_type": "llama3", "factor": 8.0})")),
-              HasSubstr("rope_parameters of type \"llama3\" is not supported, refused"));
   EXPECT_THAT(refusal(R"({"model_type": "qwen2"})"),
               HasSubstr("model_type \"qwen2\" is not supported; it must be \"llama\", \"mistral\" or \"mixtral\""));
   EXPECT_THAT(refusal(llama_with(R"("attention_bias": true)")), HasSubstr("attention_bias is true"));
   EXPECT_THAT(refusal(llama_with(R"("mlp_bias": true)")), HasSubstr("mlp_bias is true"));
   EXPECT_THAT(refusal(llama_with(R"("hidden_act": "gelu")")), HasSubstr("hidden_act is \"gelu\"; it must be \"silu\""));
   EXPECT_THAT(refusal(llama_with(R"("quantization_config": {"bits": 4})")), HasSubstr("the weights are quantised"));
+}
+
+TEST(ModelConfig, RefusesScaledRopeInEverySpelling) {
+  for (const std::string section : {"rope_scaling", "rope_parameters"})
+    for (const std::string key : {"type", "rope_type"})
+      for (const std::string type : {"linear", "dynamic", "yarn", "llama3", "longrope", "su", "proportional"})
+        EXPECT_THAT(
+            refusal(llama_with(fmt::format(R"("{}": {{"{}": "{}", "factor": 2.0}})", section, key, type))),
+            HasSubstr(fmt::format("config.json:3: {} of type \"{}\" is not supported, refused", section, type)));
+  const auto with = [](const std::string& rope) { return refusal(llama_with("\"rope_scaling\": " + rope)); };
+  EXPECT_THAT(with(R"({"type": "default", "rope_type": "linear"})"), HasSubstr("of type \"linear\""));
+  EXPECT_THAT(with(R"({"rope_type": null})"), HasSubstr("of type null"));
+  EXPECT_THAT(with(R"({"factor": 2.0})"), HasSubstr("rope_scaling with factor 2.0 is not supported, refused"));
+  EXPECT_THAT(with(R"({"attention_factor": 1.2})"), HasSubstr("rope_scaling with attention_factor 1.2"));
+  EXPECT_THAT(with(R"({"partial_rotary_factor": 0.5})"), HasSubstr("rope_scaling with partial_rotary_factor 0.5"));
+  EXPECT_THAT(with(R"({"full_attention": {"rope_type": "default"}})"), HasSubstr("rope_scaling with full_attention"));
+  EXPECT_THAT(with("\"linear\""), HasSubstr("rope_scaling is \"linear\"; it must be null or an object"));
+  EXPECT_THAT(refusal(llama_with("\"partial_rotary_factor\": 0.25")), HasSubstr("partial_rotary_factor 0.25"));
+}
+
+TEST(ModelConfig, ReadsPlainRopeInEverySpelling) {
+  for (const std::string rope : {"null", "{}", R"({"type": "default"})", R"({"rope_type": "default"})",
+                                 R"({"rope_type": "default", "partial_rotary_factor": 1.0})"})
+    for (const std::string section : {"rope_scaling", "rope_parameters"})
+      EXPECT_EQ(config_of(llama_with(fmt::format(R"("rope_theta": 7.0, "{}": {})", section, rope))).rope_theta, 7.0);
 }
 
 TEST(ModelConfig, RefusesImpossibleNumbers) {
@@ -144,6 +168,12 @@ TEST(ModelConfig, PatchingChangesTheDtypeOnly) {
             "{\n  \"z\": 1e-05,\n  \"torch_dtype\": \"float16\",\n  \"a\": [\n    1\n  ]\n}\n");
   const std::string version_5 = patch_model_config(R"({"dtype": "float32"})", Dtype::bf16);
   EXPECT_EQ(version_5, "{\n  \"dtype\": \"bfloat16\"\n}\n");
+}
+
+TEST(ModelConfig, PatchingTheDepthChangesTheDepthOnly) {
+  EXPECT_EQ(patch_num_hidden_layers(R"({"z": 1e-05, "num_hidden_layers": 32, "a": null})", 48),
+            "{\n  \"z\": 1e-05,\n  \"num_hidden_layers\": 48,\n  \"a\": null\n}\n");
+  EXPECT_EQ(patch_num_hidden_layers("{}", 48), "{\n  \"num_hidden_layers\": 48\n}\n");  // the class has a default
 }
 
 float value_of(std::uint16_t bits, const std::string& dtype) {
@@ -296,9 +326,46 @@ TEST(Folder, RefusesPickles) {
     EXPECT_THAT(folder_refusal(folder), HasSubstr(name + ": is a Python pickle")) << name;
     EXPECT_THAT(folder_refusal(folder), HasSubstr("convert it once: python -c")) << name;
   }
+}
+
+TEST(Folder, RefusesMetasLayoutWithTheCommandThatConvertsIt) {
   const TemporaryFolder folder;
+  for (const char* name : {"consolidated.00.pth", "consolidated.01.pth"})
+    put(folder / name, "PK\x03\x04 archive/data.pkl");
+  put(folder / "params.json", R"({"dim": 5120, "n_layers": 40, "n_heads": 40, "multiple_of": 256, "norm_eps": 1e-05})");
+  const std::string path = folder.path().string();
+  const std::string command = fmt::format(
+      "convert/bin/pip install transformers==4.46.3 torch accelerate sentencepiece protobuf && convert/bin/python -m "
+      "transformers.models.llama.convert_llama_weights_to_hf --input_dir '{0}' --num_shards 2 --llama_version 2 "
+      "--output_dir '{0}-hf'",
+      path);
+  EXPECT_THAT(folder_refusal(folder), HasSubstr(path + ": holds Meta's own layout (2 consolidated.*.pth), Python"));
+  EXPECT_THAT(folder_refusal(folder), HasSubstr("put its tokenizer.model into the folder, then convert it once: "));
+  put(folder / "tokenizer.model", "");
+  EXPECT_THAT(folder_refusal(folder), HasSubstr(command));
+  EXPECT_THAT(folder_refusal(folder), Not(HasSubstr("put its")));
+  const auto opening = [&](const std::filesystem::path& model) {
+    return error_text(Fault::data, [&] { open_base_model(model); });
+  };
+  EXPECT_THAT(opening(folder.path()), HasSubstr(command));
+  EXPECT_THAT(opening(folder / "consolidated.00.pth"), HasSubstr(command));
+  EXPECT_THAT(opening(folder / ""), HasSubstr(fmt::format("--output_dir '{}-hf'", path)));
+}
+
+TEST(Folder, RefusesMistralsLayout) {
+  const TemporaryFolder folder;
+  put_tensors(folder / "consolidated.safetensors", {{"norm.weight", 1}});
+  put(folder / "params.json", R"({"dim": 4096, "hidden_dim": 14336, "norm_eps": 1e-05})");
+  const auto opening = [&] { return error_text(Fault::data, [&] { open_base_model(folder.path()); }); };
+  EXPECT_THAT(opening(), HasSubstr("holds Mistral's own layout (consolidated.safetensors)"));
+  EXPECT_THAT(opening(), HasSubstr("transformers.models.mistral.convert_mistral_weights_to_hf --input_dir"));
+  EXPECT_THAT(opening(), HasSubstr("--model_size 7B --is_v3 --safe_serialization True --output_dir"));
   put(folder / "consolidated.00.pth", "PK\x03\x04");
-  EXPECT_THAT(folder_refusal(folder), HasSubstr("this is Meta's own layout"));
+  EXPECT_THAT(opening(), HasSubstr("holds Mistral's own layout (1 consolidated.*.pth), Python pickles"));
+  EXPECT_THAT(opening(), HasSubstr("take the same model in Hugging Face layout"));
+  put(folder / "config.json", llama_with("\"x\": 1"));  // as Mistral's repositories have them, beside the weights
+  put_tensors(folder / "model.safetensors", {{"a", 1.5f}});
+  EXPECT_THAT(opening(), HasSubstr("not part of the model: a"));  // which were read
 }
 
 TEST(Folder, ExplainsWhatItIsInstead) {

@@ -37,6 +37,18 @@ TEST_F(Audit, CountsRowsTokensAndDuplicatesPerSource) {
   EXPECT_EQ(counts.histogram[2], 2);  // 4 ... 7
 }
 
+TEST_F(Audit, WarnsOfDocumentsBeyondTheModelsPositions) {
+  AuditCounts counts;
+  counts.sources = {{.file = "a"}, {.file = "b"}};
+  count_document(counts, 0, 5, 3);
+  count_document(counts, 1, 9, 3);
+  count_document(counts, 1, 2, 1);
+  EXPECT_THAT(long_row_warnings(counts, 9), ::testing::IsEmpty());
+  EXPECT_THAT(
+      long_row_warnings(counts, 8),
+      ::testing::ElementsAre(::testing::StartsWith("b: its longest row has 9 tokens, the model was made for 8 ")));
+}
+
 TEST_F(Audit, SurvivesItsJson) {
   AuditCounts counts;
   counts.sources = {{.file = "a"}, {.file = "b"}};

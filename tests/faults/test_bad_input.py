@@ -150,8 +150,10 @@ def test_thirteen_bad_rows(place):
 
 def test_a_row_that_is_longer_than_the_model(place):
     place.recipe["data"]["max_length"] = 4096
-    line = yaml.safe_dump(place.recipe, sort_keys=False).splitlines().index("  max_length: 4096") + 1
-    place.refused(RECIPE, f"recipe.yaml:{line}:15: data.max_length is 4096; the model has 1024 positions")
+    place.chat(3, ("user", "a " * 1500), ("assistant", "b"))
+    path = write_recipe(place.root / "recipe.yaml", place.recipe)
+    said = tune("plan", "--recipe", path).stderr
+    assert f"warning: {place.rows}: its longest row has " in said and "the model was made for 1024" in said
 
 
 def test_no_room_for_the_token_cache(place):
@@ -225,6 +227,26 @@ def test_a_vocabulary_that_does_not_fit(place):
     place.refused(DATA, "31000", "32000")
 
 
+def test_a_vocabulary_that_is_not_the_embeddings(place):
+    place.config(vocab_size=32016)
+    place.refused(DATA, "model.embed_tokens.weight is [32000, 96], must be [32016, 96]", "lm_head.weight is")
+
+
+def test_metas_own_layout(place):
+    """Recognised by its files, refused with the command that converts it; the pickle is never opened."""
+    for file in ["config.json", "model.safetensors"]:
+        (place.model / file).unlink()
+    (place.model / "params.json").write_text('{"dim": 96, "n_layers": 3, "n_heads": 6, "norm_eps": 1e-05, "vocab_size": -1}')
+    torch.save({"norm.weight": torch.ones(96)}, place.model / "consolidated.00.pth")
+    command = (
+        f"-m transformers.models.llama.convert_llama_weights_to_hf --input_dir '{place.model}' --num_shards 1 --llama_version 2 "
+        f"--output_dir '{place.model}-hf'"
+    )
+    place.refused(DATA, f"{place.model}: holds Meta's own layout", "Python pickles", command)
+    place.recipe["model"]["base_model"] = str(place.model / "consolidated.00.pth")
+    place.refused(DATA, command)
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 def test_pickles(place, name):
     """By what they hold, whatever they are called."""
@@ -247,9 +269,12 @@ def test_a_model_we_do_not_know(place):
     place.refused(DATA, "gpt_neox", place.model)
 
 
-def test_rope_scaling_is_not_ignored(place):
-    place.config(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0})
-    place.refused(DATA, "linear", "config.json")
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3", "longrope"])
+@pytest.mark.parametrize("spelling", ["rope_scaling.type", "rope_scaling.rope_type", "rope_parameters.rope_type"])
+def test_rope_scaling_is_not_ignored(spelling, kind, place):
+    section, key = spelling.split(".")
+    place.config(**{"rope_parameters": None, section: {key: kind, "factor": 4.0, "rope_theta": 10000.0}})
+    place.refused(DATA, f'{section} of type "{kind}" is not supported', "config.json", verb="plan")
 
 
 # ---- while it runs ----

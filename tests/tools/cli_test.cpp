@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "recipes/schema/error.h"
 #include "tests/checkpoints/files_helpers.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/command_line.h"
 #include "tools/verbs/verbs.h"
+#include "train/plan/known_models.h"
 
 namespace tune {
 namespace {
@@ -177,6 +179,72 @@ TEST(CommandLine, DoctorFindsThisMachine) {
   EXPECT_EQ(outcome.exit_code, 0) << outcome.out;
   for (const char* subject : {"LibTorch", "processor", "threads", "memory", "disk", "GPU"})
     EXPECT_THAT(outcome.out, HasSubstr(subject));
+}
+
+TEST(Models, AreListedWithWhatTheyNeed) {
+  const Outcome outcome = tune({"models"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.err, IsEmpty());
+  for (const char* name : {"llama2-70b-chat", "mixtral-8x7b", "zephyr-7b-beta", "solar-10.7b", "code-llama-34b-python"})
+    EXPECT_THAT(outcome.out, HasSubstr(std::string("  ") + name + " "));
+  for (const char* fact : {"46.70 B (12.88 B active)", "CC BY-NC 4.0", "codellama-70b", "docs/models.md"})
+    EXPECT_THAT(outcome.out, HasSubstr(fact));
+}
+
+TEST(Models, JsonIsWhatThePlanComputes) {
+  const Outcome outcome = tune({"models", "--json"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.err, IsEmpty());
+  const auto models = nlohmann::json::parse(outcome.out);
+  std::size_t known = 0;
+  for (const ModelFamily& family : known_families()) known += family.models.size();
+  ASSERT_EQ(models.size(), known);
+  const auto& mixtral =
+      *std::find_if(models.begin(), models.end(), [](const auto& m) { return m["name"] == "mixtral-8x7b"; });
+  EXPECT_EQ(mixtral["parameters"], 46'702'792'704);
+  EXPECT_EQ(mixtral["weights_bytes"], 2 * 46'702'792'704);
+  EXPECT_EQ(mixtral["config"]["num_local_experts"], 8);
+  // 2 bytes a weight and its activations; and 18 where all are trained: weight, master, gradient, two moments
+  EXPECT_GT(mixtral["memory_bytes"]["lora"], 2 * 46'702'792'704);
+  EXPECT_LT(mixtral["memory_bytes"]["lora"], 3 * 46'702'792'704);
+  EXPECT_NEAR(mixtral["memory_bytes"]["full"].get<double>(), 18 * 46'702'792'704.0, 0.05 * 18 * 46'702'792'704.0);
+  EXPECT_GT(mixtral["memory_bytes"]["qlora"], 46'702'792'704 / 2);  // four bits a weight and their scales
+  EXPECT_LT(mixtral["memory_bytes"]["qlora"], mixtral["memory_bytes"]["lora"].get<std::int64_t>() / 3);
+}
+
+TEST(Models, FitsSaysByWhichMethod) {
+  const Outcome outcome = tune({"models", "--fits", "24GiB", "--json"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.err, HasSubstr("models fit into 24.00 GiB"));
+  const auto models = nlohmann::json::parse(outcome.out);
+  ASSERT_FALSE(models.empty());
+  for (const auto& model : models)
+    for (const std::string method : {"lora", "full"}) {
+      const auto& fits = model["fits"];
+      EXPECT_EQ(std::count(fits.begin(), fits.end(), method) > 0,
+                model["memory_bytes"][method].get<std::int64_t>() <= std::int64_t{24} << 30)
+          << model["name"] << " " << method;
+    }
+  EXPECT_THAT(tune({"models", "--fits", "24GiB"}).out, Not(HasSubstr("llama2-70b")));
+  EXPECT_EQ(nlohmann::json::parse(tune({"models", "--fits", "1GiB", "--json"}).out).size(), 0U);
+  EXPECT_EQ(tune({"models", "--fits", "much"}).exit_code, 2);
+}
+
+TEST(Models, OneIsShownInFull) {
+  const Outcome outcome = tune({"models", "Llama-2-7b-chat-hf"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  for (const char* fact :
+       {"llama2-7b-chat (Llama 2)", "https://arxiv.org/abs/2307.09288", "llama2-7b-lora", "LoRA, GiB"})
+    EXPECT_THAT(outcome.out, HasSubstr(fact));
+  EXPECT_EQ(nlohmann::json::parse(tune({"models", "zephyr-7b-beta", "--json"}).out)["chat_template"], "zephyr");
+  EXPECT_EQ(tune({"models", "llama2-70b", "--fits", "24GiB"}).exit_code, 4);
+}
+
+TEST(Models, AnUnknownOneIsAnsweredWithTheNearest) {
+  const Outcome outcome = tune({"models", "zefyr-7b-beta"});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(outcome.err, "tune: no model is known as \"zefyr-7b-beta\"; did you mean zephyr-7b-beta?\n");
+  EXPECT_THAT(tune({"models", "gpt-9000-ultra"}).err, HasSubstr("`tune models` lists them"));
 }
 
 TEST(CommandLine, CompletionKnowsEveryVerb) {

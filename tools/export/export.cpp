@@ -24,6 +24,7 @@
 #include "tools/export/hf_tokenizer.h"
 #include "tools/export/mark.h"
 #include "tools/export/merge.h"
+#include "tools/export/output.h"
 
 namespace tune {
 
@@ -78,17 +79,6 @@ void export_model(const ExportOptions& options, const ExportSource& source, cons
     export_gguf(model, quant_of(options), output);
   else
     export_hf(model, dtype_of(quant_of(options)), output);
-}
-
-/// The same for "out" and "out/", whether it is there or not.
-fs::path without_slash(const fs::path& path) {
-  const fs::path result = fs::weakly_canonical(fs::absolute(path));
-  return result.has_filename() ? result : result.parent_path();
-}
-
-bool is_or_holds(const fs::path& folder, const fs::path& path) {
-  const fs::path outer = without_slash(folder), inner = without_slash(path);
-  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
 bool is_folder(ExportFormat format) { return format == ExportFormat::adapter || format == ExportFormat::hf; }

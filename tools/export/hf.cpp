@@ -10,43 +10,16 @@
 #include "checkpoints/huggingface/config.h"
 #include "checkpoints/huggingface/convert.h"
 #include "checkpoints/huggingface/model_tensors.h"
-#include "checkpoints/huggingface/shards.h"
-#include "checkpoints/safetensors/header.h"
-#include "checkpoints/safetensors/writer.h"
 #include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "tools/export/hf_tokenizer.h"
-#include "tools/export/stream.h"
+#include "tools/export/write_shards.h"
 
 namespace tune {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-void write_shard(const WeightSource& weights, const Shard& shard, Dtype dtype, const fs::path& folder) {
-  SafetensorsWriter writer(folder / shard.file, shard.tensors);
-  const RowEncoding encoding{.type = dtype_name(dtype), .overflow = overflow_of(dtype), .encode = [dtype](auto rows) {
-                               std::vector<std::byte> bytes(rows.size() * element_bytes(dtype));
-                               convert_elements("F32", std::as_bytes(rows), dtype, bytes);
-                               return bytes;
-                             }};
-  for (const TensorInfo& tensor : writer.tensors())
-    stream_tensor(weights, tensor, 1, encoding,
-                  [&](std::span<const std::byte> piece) { writer.write_tensor(tensor.name, piece); });
-  writer.close();
-}
-
-void write_weights(const ModelForExport& model, Dtype dtype, const fs::path& folder) {
-  std::vector<TensorInfo> tensors = expected_tensors(model.base.config);
-  for (TensorInfo& tensor : tensors) tensor.dtype = dtype_name(dtype);
-  const std::vector<Shard> shards = plan_shards(tensors);
-  std::uint64_t bytes = 0;
-  for (const TensorInfo& tensor : tensors) bytes += byte_size(tensor);
-  require_free_disk(folder, bytes + bytes / 10, "the exported model");
-  for (const Shard& shard : shards) write_shard(model.weights, shard, dtype, folder);
-  if (shards.size() > 1) write_atomically(folder / kShardIndexFile, format_shard_index(shards));
-}
 
 /// What belongs to the model and doesn't depend on its weights, licences among it.
 void copy_companions(const fs::path& from, const fs::path& to) {
@@ -78,7 +51,9 @@ void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& folder)
   if (!base.is_gguf) copy_companions(base.path, folder);
   write_tokenizer_files(base, model.chat_template, folder);
   name_end_of_turn(model, folder);
-  write_weights(model, dtype, folder);
+  std::vector<TensorInfo> tensors = expected_tensors(base.config);
+  for (TensorInfo& tensor : tensors) tensor.dtype = dtype_name(dtype);
+  write_shards(model.weights, tensors, folder);
 }
 
 }  // namespace tune

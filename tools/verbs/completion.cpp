@@ -19,6 +19,8 @@ constexpr const char* kBash = R"bash(_tune() {
   elif [[ $word == -* ]]; then
     [[ $verb == -* ]] && verb=run
     COMPREPLY=($(compgen -W "$(tune "$verb" --help 2>/dev/null | grep -oE '^ +--[a-z-]+')" -- "$word"))
+  elif [[ $verb == models ]]; then
+    COMPREPLY=($(compgen -W "$(tune models 2>/dev/null | grep -oE '^  [a-z][a-z0-9.-]+')" -- "$word"))
   else
     COMPREPLY=($(compgen -f -- "$word"))
   fi

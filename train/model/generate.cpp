@@ -5,8 +5,11 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <utility>
 
 #include "recipes/schema/error.h"
+#include "recipes/schema/tell.h"
 #include "train/kernels/matmul.h"
 #include "train/stop.h"
 
@@ -18,16 +21,16 @@ std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int3
   const std::int64_t context = decoder.config().max_position_embeddings;
   const auto asked = static_cast<std::int64_t>(prompt.size());
   if (prompt.empty()) throw Error{Fault::data, {}, "the prompt is empty", "give at least one token"};
-  if (asked >= context)
-    throw Error{Fault::data,
-                {},
-                fmt::format("the prompt has {} tokens; the model's context is {}", asked, context),
-                "shorten the prompt"};
   auto generator = at::detail::createCPUGenerator(static_cast<std::uint64_t>(options.seed));
   KeyValueCache cache;
   std::vector<std::int32_t> answer, next = prompt;
-  const std::int64_t room = std::min(options.max_tokens, context - asked);
-  while (static_cast<std::int64_t>(answer.size()) < room && stop_requested() == 0) {
+  bool warned = false;
+  while (static_cast<std::int64_t>(answer.size()) < options.max_tokens && stop_requested() == 0) {
+    if (asked + static_cast<std::int64_t>(answer.size()) > context && !std::exchange(warned, true))
+      tell(
+          "warning: prompt and answer have more than the {} tokens that the model was made for "
+          "(max_position_embeddings); positions beyond that are extrapolated\n",
+          context);
     const at::Tensor hidden = decoder.forward_cached(next, cache);
     const at::Tensor scores =
         matmul_nt(hidden.narrow(0, hidden.size(0) - 1, 1), decoder.head_weight()).to(at::kFloat).cpu();

@@ -12,8 +12,9 @@ struct GenerateOptions {
   std::int64_t seed = 0;
 };
 
-/// The ids that follow `prompt`, up to and without the first of `stop_ids`, the end of the model's context or a
-/// requested stop. Same arguments, same ids. Error{Fault::data} when the prompt alone fills the context.
+/// The ids that follow `prompt`, up to and without the first of `stop_ids`, max_tokens or a requested stop. Same
+/// arguments, same ids. Going on beyond the positions that the model was made for is said on stderr, once.
+/// Error{Fault::data} when the prompt is empty.
 std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int32_t>& prompt,
                                    const std::vector<std::int32_t>& stop_ids, const GenerateOptions& options);
 

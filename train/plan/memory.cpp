@@ -84,6 +84,13 @@ std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& ad
   return elements * element_bytes + 4 * (c.num_attention_heads + 2) + routing;
 }
 
+std::int64_t nf4_bytes(const ModelConfig& c) {
+  std::int64_t weights = 0;
+  for (const LinearKind& linear : linear_kinds(c)) weights += linear.count * linear.out * linear.in;
+  weights *= c.num_hidden_layers;
+  return weights / 2 + weights / 64 + weights / (64 * 256) * 4;
+}
+
 std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c, const Plan& plan) {
   const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
   const std::int64_t element = dtype == Dtype::fp32 ? 4 : 2, tokens = plan.micro_batch_tokens,

@@ -13,6 +13,10 @@ std::int64_t tape_bytes_per_token(const ModelConfig& config, const AdapterOption
 /// estimate, it differs from card to card; the allocator, whose peak is what is measured, does not know of it.
 inline constexpr std::int64_t kCudaContextBytes = std::int64_t{512} << 20;
 
+/// What a decoder's linear layers take when they are kept in NF4 (QLoRA: blocks of 64 weights, the blocks' scales
+/// quantised again in blocks of 256): 4.127 bits a weight. Dettmers et al. 2023, section 3.
+std::int64_t nf4_bytes(const ModelConfig& config);
+
 /// What lies in memory at the moment of the peak: at the first layer to go backward (the last one of the model), or in
 /// an evaluation where that needs more. On CUDA the device's memory; what lies in the host's is not counted.
 std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& config, const Plan& plan);

@@ -107,8 +107,7 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
   plan.parameters = total_parameters(config);
   plan.trainable_parameters = trainable_parameters(config, recipe.adapter, recipe.train.train_router);
   plan.steps = recipe.train.max_steps;
-  plan.micro_batch_tokens =
-      recipe.train.per_device_train_batch_size * std::min(recipe.data.max_length, config.max_position_embeddings);
+  plan.micro_batch_tokens = recipe.train.per_device_train_batch_size * recipe.data.max_length;
   if (loader != nullptr) {
     plan.steps = loader->total_steps();
     plan.steps_per_epoch = loader->steps_per_epoch();
