@@ -82,6 +82,21 @@ TEST(ModelConfig, MissingKeysAreThoseOfTheClass) {
   EXPECT_EQ(config_of(R"({"model_type": "llama", "bos_token_id": null})").bos_token_id, std::nullopt);
 }
 
+TEST(ModelConfig, ReadsTinyLlamaAsPublished) {
+  const ModelConfig config = config_of(R"({
+  "architectures": ["LlamaForCausalLM"], "attention_bias": false, "bos_token_id": 1, "eos_token_id": 2,
+  "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 5632,
+  "max_position_embeddings": 2048, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 22,
+  "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 10000.0,
+  "tie_word_embeddings": false, "torch_dtype": "bfloat16", "transformers_version": "4.35.0", "use_cache": true,
+  "vocab_size": 32000})");
+  EXPECT_EQ(config.head_dim, 64);
+  EXPECT_EQ(config.num_key_value_heads, 4);
+  std::int64_t parameters = 0;
+  for (const TensorInfo& info : expected_tensors(config)) parameters += element_count(info);
+  EXPECT_EQ(parameters, 1'100'048'384);
+}
+
 TEST(ModelConfig, ReadsExperts) {
   const ModelConfig published = config_of(R"({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 3,
     "router_aux_loss_coef": 0.02, "sliding_window": null, "router_jitter_noise": 0.0})");

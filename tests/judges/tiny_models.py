@@ -32,6 +32,10 @@ SHAPES = {
     "mistral-window-deep": dict(
         hidden_size=96, num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=1, intermediate_size=128, sliding_window=20
     ),
+    "tinyllama": dict(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=16, num_key_value_heads=2, intermediate_size=352,
+        max_position_embeddings=2048,
+    ),
 }  # fmt: skip
 MODELS = list(SHAPES)
 SHAPES["mixtral"] = dict(

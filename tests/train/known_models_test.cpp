@@ -37,7 +37,8 @@ TEST(KnownModels, HaveTheirPublishedParameters) {
                                                          {"code-llama-7b-python", 6'738'415'616},
                                                          {"code-llama-13b-instruct", 13'016'028'160},
                                                          {"code-llama-34b-python", 33'743'970'304},
-                                                         {"code-llama-70b-instruct", 68'976'910'336}};
+                                                         {"code-llama-70b-instruct", 68'976'910'336},
+                                                         {"tinyllama-1.1b-chat", 1'100'048'384}};
   for (const auto& [name, parameters] : published) EXPECT_EQ(total_parameters(config_of(name)), parameters) << name;
 }
 

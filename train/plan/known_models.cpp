@@ -12,7 +12,8 @@ struct Shape {
   std::int64_t hidden, layers, heads, kv_heads, inner;
 };
 constexpr Shape k7b = {4096, 32, 32, 32, 11008}, k13b = {5120, 40, 40, 40, 13824}, k34b = {8192, 48, 64, 8, 22016},
-                k70b = {8192, 80, 64, 8, 28672}, kMistral = {4096, 32, 32, 8, 14336}, kSolar = {4096, 48, 32, 8, 14336};
+                k70b = {8192, 80, 64, 8, 28672}, kMistral = {4096, 32, 32, 8, 14336}, kSolar = {4096, 48, 32, 8, 14336},
+                kTiny = {2048, 22, 32, 4, 5632};
 
 ModelConfig llama(const Shape& shape, std::int64_t positions = 4096, double theta = 1e4, std::int64_t vocab = 32000) {
   return {.model_type = "llama",
@@ -178,6 +179,19 @@ ModelFamily code_llama_family() {
            code_llama("70b", k70b, instruct, "HumanEval 67.8, MBPP 62.2")}};
 }
 
+ModelFamily tinyllama_family() {
+  return {"TinyLlama 1.1B",
+          "English",
+          {"Llama 2's architecture and tokenizer at a sixth of the smallest size, trained on 1 trillion tokens 3 times",
+           "Chat was tuned like Zephyr (dSFT, then DPO) and speaks its format; small enough for a laptop"},
+          {"2048 tokens of context", "knows and reasons little beside models of 7B"},
+          {"https://arxiv.org/abs/2401.02385", "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0"},
+          {{"tinyllama-1.1b", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", llama(kTiny, 2048), kApache,
+            "none", false, "HellaSwag 59.2"},
+           {"tinyllama-1.1b-chat", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", llama(kTiny, 2048), kApache, "zephyr", false,
+            "tuned on UltraChat and UltraFeedback"}}};
+}
+
 bool same_word(std::string_view a, std::string_view b) {
   const auto lower = [](char letter) { return std::tolower(static_cast<unsigned char>(letter)); };
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](char x, char y) { return lower(x) == lower(y); });
@@ -187,7 +201,8 @@ bool same_word(std::string_view a, std::string_view b) {
 
 const std::vector<ModelFamily>& known_families() {
   static const std::vector<ModelFamily> families = {llama2_family(),   mistral_family(), zephyr_family(),
-                                                    mixtral_family(),  solar_family(),   code_llama_family()};
+                                                    mixtral_family(),  solar_family(),   code_llama_family(),
+                                                    tinyllama_family()};
   return families;
 }
 
