@@ -68,10 +68,10 @@ Infiller::Infiller(const DatasetOptions& options, const Encoder& encoder, std::i
       rate_(options.fim_rate.value_or(kDefaultFimRate)),
       spm_rate_(options.fim_spm_rate.value_or(kDefaultFimSpmRate)),
       seed_(static_cast<std::uint64_t>(seed)),
-      prefix_(token_of(encoder.tokenizer, "▁<PRE>", options)),
-      suffix_(token_of(encoder.tokenizer, "▁<SUF>", options)),
-      middle_(token_of(encoder.tokenizer, "▁<MID>", options)),
-      end_(token_of(encoder.tokenizer, "▁<EOT>", options)) {}
+      prefix_(token_of(encoder.tokenizer, InfillingTokens::prefix, options)),
+      suffix_(token_of(encoder.tokenizer, InfillingTokens::suffix, options)),
+      middle_(token_of(encoder.tokenizer, InfillingTokens::middle, options)),
+      end_(token_of(encoder.tokenizer, InfillingTokens::end, options)) {}
 
 Row Infiller::plain(std::string_view text, TextPart part) const {
   const Tokenizer& tokenizer = encoder_.tokenizer;

@@ -8,6 +8,11 @@
 
 namespace tune {
 
+/// The tokens around the parts, as Code Llama's vocabulary spells them.
+struct InfillingTokens {
+  static constexpr std::string_view prefix = "▁<PRE>", suffix = "▁<SUF>", middle = "▁<MID>", end = "▁<EOT>";
+};
+
 /// The rows of a data set of type fim: texts of which a part is to be filled in, as Code Llama was trained to (Rozière
 /// et al. 2023, section 2.3; Bavarian et al. 2022).
 ///   PSM  BOS ▁<PRE> prefix ▁<SUF> suffix ▁<MID> middle ▁<EOT>

@@ -44,6 +44,9 @@ GgufTokenizer read_gguf_tokenizer(const GgufFile& file) {
   tokenizer.eot_id = id("eot_token_id");
   tokenizer.unk_id = id("unknown_token_id");
   tokenizer.pad_id = id("padding_token_id");
+  tokenizer.fim_pre_id = id("fim_pre_token_id");
+  tokenizer.fim_suf_id = id("fim_suf_token_id");
+  tokenizer.fim_mid_id = id("fim_mid_token_id");
   tokenizer.add_bos = file.boolean(key("add_bos_token"), tokenizer.model == "llama");
   tokenizer.add_space_prefix = file.boolean(key("add_space_prefix"), tokenizer.model == "llama");
   tokenizer.chat_template = file.text("tokenizer.chat_template", "");
@@ -66,6 +69,9 @@ void append_gguf_tokenizer(const GgufTokenizer& tokenizer, GgufMetadata& metadat
   add_id("eot_token_id", tokenizer.eot_id);
   add_id("unknown_token_id", tokenizer.unk_id);
   add_id("padding_token_id", tokenizer.pad_id);
+  add_id("fim_pre_token_id", tokenizer.fim_pre_id);
+  add_id("fim_suf_token_id", tokenizer.fim_suf_id);
+  add_id("fim_mid_token_id", tokenizer.fim_mid_id);
   add("add_bos_token", tokenizer.add_bos);
   add("add_eos_token", false);
   add("add_space_prefix", tokenizer.add_space_prefix);

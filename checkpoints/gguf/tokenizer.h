@@ -18,6 +18,7 @@ struct GgufTokenizer {
   std::vector<std::int32_t> types;  // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; may be empty
   std::vector<std::string> merges;  // "left right", best first; gpt2 only
   std::optional<std::int32_t> bos_id, eos_id, eot_id, unk_id, pad_id;
+  std::optional<std::int32_t> fim_pre_id, fim_suf_id, fim_mid_id;  // around the parts of a text to be filled in
   bool add_bos = false;
   bool add_space_prefix = true;  // not said: of SentencePiece only
   std::string chat_template;

@@ -157,8 +157,8 @@ class FolderReader {
       added_.push_back(read_added_token(token, read_id(id, file)));
     const json more = read_if_there(folder_ / "added_tokens.json");
     for (const auto& [content, id] : more.items()) {
-      const bool known =
-          std::any_of(added_.begin(), added_.end(), [&](const AddedToken& token) { return token.content == content; });
+      const bool known = std::any_of(added_.begin(), added_.end(),
+                                     [&text = content](const AddedToken& token) { return token.content == text; });
       if (!known && id.is_number_integer())
         added_.push_back({.content = content, .id = id.get<std::int32_t>(), .special = false, .normalized = true});
     }
@@ -185,8 +185,8 @@ class FolderReader {
   }
 
   void add_special(const std::string& content, const json& description) {
-    const auto known =
-        std::find_if(added_.begin(), added_.end(), [&](const AddedToken& token) { return token.content == content; });
+    const auto known = std::find_if(added_.begin(), added_.end(),
+                                    [&text = content](const AddedToken& token) { return token.content == text; });
     if (content.empty() || known != added_.end()) return;
     const auto id = model_->token_id(content);
     if (!id) return;

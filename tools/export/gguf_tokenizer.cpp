@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "checkpoints/files/json.h"
+#include "data/infilling.h"
 #include "data/templates/own_template.h"
 #include "data/tokenizer/sentencepiece_model.h"
 #include "data/tokenizer/tokenizer.h"
@@ -135,6 +136,19 @@ void fill_up(GgufTokenizer& gguf, std::int64_t rows, const fs::path& path) {
     if (!seen.insert(token).second) refuse(path, fmt::format("the tokenizer has the token \"{}\" twice", token));
 }
 
+std::optional<std::int32_t> id_of(const GgufTokenizer& gguf, std::string_view text) {
+  const auto found = std::find(gguf.tokens.begin(), gguf.tokens.end(), text);
+  if (found == gguf.tokens.end()) return std::nullopt;
+  return static_cast<std::int32_t>(found - gguf.tokens.begin());
+}
+
+/// llama.cpp finds Code Llama's by these keys alone.
+void name_infilling(GgufTokenizer& gguf) {
+  if (!gguf.fim_pre_id) gguf.fim_pre_id = id_of(gguf, InfillingTokens::prefix);
+  if (!gguf.fim_suf_id) gguf.fim_suf_id = id_of(gguf, InfillingTokens::suffix);
+  if (!gguf.fim_mid_id) gguf.fim_mid_id = id_of(gguf, InfillingTokens::middle);
+}
+
 }  // namespace
 
 GgufTokenizer tokenizer_for_gguf(const BaseModel& base) {
@@ -148,6 +162,7 @@ GgufTokenizer tokenizer_for_gguf(const BaseModel& base) {
     add_surroundings(*tokenizer, gguf);
   }
   fill_up(gguf, base.config.vocab_size, base.path);
+  name_infilling(gguf);
   return gguf;
 }
 
@@ -157,11 +172,9 @@ void name_end_of_turn(const ModelConfig& config, GgufTokenizer& tokenizer) {
   const std::string_view exact = recognise_template(tokenizer.chat_template);
   const std::string_view name = exact.empty() ? resembling_template(tokenizer.chat_template) : exact;
   const std::string_view end_of_turn = name.empty() ? "" : find_template(name).end_of_turn();
-  if (tokenizer.eot_id || end_of_turn.empty()) return;
-  const auto end = std::find(tokenizer.tokens.begin(), tokenizer.tokens.end(), end_of_turn);
-  if (end == tokenizer.tokens.end()) return;
-  const auto id = static_cast<std::int32_t>(end - tokenizer.tokens.begin());
-  if (id != tokenizer.eos_id) tokenizer.eot_id = id;
+  for (const std::string_view text : {end_of_turn, InfillingTokens::end})
+    if (const auto id = id_of(tokenizer, text); !tokenizer.eot_id && !text.empty() && id && id != tokenizer.eos_id)
+      tokenizer.eot_id = id;
 }
 
 }  // namespace tune

@@ -10,7 +10,7 @@ namespace tune {
 GgufTokenizer tokenizer_for_gguf(const BaseModel& base);
 
 /// Sets eot_id where turns end in another token than texts do, so that generation stops there: a second end token of
-/// the configuration, or the one that the chat template ends its turns with.
+/// the configuration, the one that the chat template ends its turns with, or the one behind what was filled in.
 void name_end_of_turn(const ModelConfig& config, GgufTokenizer& tokenizer);
 
 }  // namespace tune

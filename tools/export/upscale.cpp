@@ -59,7 +59,7 @@ std::vector<LayerRange> fitting_ranges(const std::optional<std::vector<LayerRang
                 fmt::format("--layers is missing, and this model has {} layers, not 32", layers),
                 fmt::format("as SOLAR does it: --layers 0-{},{}-{}", layers - quarter, quarter, layers)};
   }
-  const std::vector<LayerRange> ranges = asked.value_or(std::vector<LayerRange>{{0, 24}, {8, 32}});
+  std::vector<LayerRange> ranges = asked.value_or(std::vector<LayerRange>{{0, 24}, {8, 32}});
   std::int64_t total = 0;
   for (const LayerRange& range : ranges) {
     if (range.end > layers)

@@ -86,7 +86,7 @@ std::vector<std::string> recipes_for(const KnownModel& model) {
 }
 
 std::string parameters_text(const ModelConfig& config) {
-  const std::string all = fmt::format("{:.2f} B", billions(total_parameters(config)));
+  std::string all = fmt::format("{:.2f} B", billions(total_parameters(config)));
   if (config.num_local_experts == 0) return all;
   return fmt::format("{} ({:.2f} B active)", all, billions(active_parameters(config)));
 }
