@@ -30,6 +30,7 @@ class Run:
 
     def __init__(self, name, folder, rng, root):
         self.name, self.base, self.output = name, folder, root / "run"
+        self.vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
         rows = write_chats(root / "rows.jsonl", rng, 12)
         recipe = recipe_for(
             folder, rows, self.output, train={"max_steps": 6, "learning_rate": 2e-2}, adapter={"lora_r": 4, "lora_alpha": 8},
@@ -40,7 +41,7 @@ class Run:
         tune("run", "--recipe", self.recipe)
         self.rows = shown_rows(self.recipe)
         longest = max((row["ids"] for row in self.rows), key=len)
-        self.ids = longest[: MODELS[name].get("sliding_window", TOKENS)]
+        self.ids = longest[: MODELS.get(name, {}).get("sliding_window", TOKENS)]
 
     def file(self, name):
         path = self.output / "export" / name
@@ -208,16 +209,16 @@ def test_generate_is_transformers_greedy_search(run, adapted):
 @pytest.mark.parametrize("quant", [quant for quant in KL if quant != "bf16"])
 def test_llama_cpp_computes_what_was_trained(run, quant, tmp_path):
     ours = torch.log_softmax(run.ours(tmp_path, run.ids).double(), -1)[:-1].numpy()
-    theirs = LlamaCpp(run.file(f"model-{quant}.gguf")).log_probabilities(run.ids)
+    theirs = LlamaCpp(run.file(f"model-{quant}.gguf"), vocab=run.vocab).log_probabilities(run.ids)
     assert divergence(ours, theirs) <= KL[quant]
 
 
 def test_llama_cpp_applies_the_gguf_adapter(run, tmp_path):
     tune("export", "--format", "gguf", "--quant", "f32", "--model", run.base, "--output", tmp_path / "base.gguf")
     ours = torch.log_softmax(run.ours(tmp_path, run.ids).double(), -1)[:-1].numpy()
-    without = LlamaCpp(tmp_path / "base.gguf").log_probabilities(run.ids)
+    without = LlamaCpp(tmp_path / "base.gguf", vocab=run.vocab).log_probabilities(run.ids)
     assert divergence(ours, without) > 1e-3, "the adapter does nothing, so nothing is judged"
-    theirs = LlamaCpp(tmp_path / "base.gguf", run.file("adapter.gguf")).log_probabilities(run.ids)
+    theirs = LlamaCpp(tmp_path / "base.gguf", run.file("adapter.gguf"), vocab=run.vocab).log_probabilities(run.ids)
     assert divergence(ours, theirs) <= KL["f32"]
 
 
