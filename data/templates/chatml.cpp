@@ -1,5 +1,5 @@
 #include "data/templates/chat_spans.h"
-#include "data/templates/model_template.h"
+#include "data/templates/default_system_turn.h"
 
 namespace tune {
 

@@ -63,6 +63,16 @@ std::int64_t parse_bytes(std::string_view text, const std::string& place) {
   return static_cast<std::int64_t>(*number * unit_bytes);
 }
 
+std::int64_t parse_device_memory(std::string_view text, const std::string& place) {
+  const std::int64_t bytes = parse_bytes(text, place);
+  if (bytes >= 1 << 20) return bytes;
+  const bool no_unit = parse_number(text).has_value();
+  throw Error{Fault::recipe,
+              {place},
+              fmt::format("{}{} is no device's memory", in_quotes(text), no_unit ? " bytes" : ""),
+              no_unit ? fmt::format("add the unit: {}GiB", text) : "write it as 24GiB, 512MiB or 24GB"};
+}
+
 Expanded expand_environment(std::string_view text) {
   Expanded result;
   while (true) {

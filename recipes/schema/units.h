@@ -16,6 +16,9 @@ std::optional<double> parse_number(std::string_view text);
 /// Error{Fault::recipe} naming `place` for anything else, for a negative number and from 2^63 bytes on.
 std::int64_t parse_bytes(std::string_view text, const std::string& place);
 
+/// The same for a device: less than 1 MiB is an Error as well, for "24" means gigabytes to whoever types it.
+std::int64_t parse_device_memory(std::string_view text, const std::string& place);
+
 /// The text with every ${NAME} replaced by that environment variable; $${ stands for ${. Never a shell.
 /// On failure `problem` says why (variable not set, unclosed brace, control character in the value).
 struct Expanded {

@@ -41,6 +41,17 @@ TEST(Units, BytesKnowBothKindsOfUnits) {
   }
 }
 
+TEST(Units, ADeviceHasMoreMemoryThanAForgottenUnit) {
+  EXPECT_EQ(parse_device_memory("24GiB", ""), 24LL << 30);
+  EXPECT_EQ(parse_device_memory("25769803776", ""), 24LL << 30);
+  try {
+    parse_device_memory("24", "--fits");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "--fits: \"24\" bytes is no device's memory; add the unit: 24GiB");
+  }
+}
+
 TEST(Suggest, CountsOneForASwapOfNeighbours) {
   EXPECT_EQ(edit_distance("lora_r", "lora_r"), 0U);
   EXPECT_EQ(edit_distance("bf61", "bf16"), 1U);

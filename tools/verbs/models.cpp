@@ -246,7 +246,7 @@ int models_verb(const std::vector<std::string>& arguments) {
                        "tune models --fits 24GiB", options, values))
     return 0;
   std::optional<std::int64_t> room;
-  if (values.count("fits") != 0) room = parse_bytes(values["fits"].as<std::string>(), "--fits");
+  if (values.count("fits") != 0) room = parse_device_memory(values["fits"].as<std::string>(), "--fits");
   const bool json = values.count("json") != 0;
   name.empty() ? show_all(room, json) : show_one(model_called(name), room, json);
   return 0;

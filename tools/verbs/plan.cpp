@@ -96,7 +96,7 @@ int plan_verb(const std::vector<std::string>& arguments) {
   const Plan plan = checked_plan(recipe);
   values.count("json") != 0 ? print_json(plan, recipe.train.device) : print_table(plan, recipe.train.device);
   if (values.count("device-memory") != 0)
-    require_room(plan, parse_bytes(values["device-memory"].as<std::string>(), "--device-memory"));
+    require_room(plan, parse_device_memory(values["device-memory"].as<std::string>(), "--device-memory"));
   return 0;
 }
 

@@ -1,4 +1,4 @@
-#include "data/templates/model_template.h"
+#include "data/templates/default_system_turn.h"
 
 #include <algorithm>
 #include <optional>
