@@ -29,7 +29,12 @@ bool is_readable(GgufType type) {
     case GgufType::bf16:
     case GgufType::q4_0:
     case GgufType::q4_1:
+    case GgufType::q5_0:
+    case GgufType::q5_1:
     case GgufType::q8_0:
+    case GgufType::q4_k:
+    case GgufType::q5_k:
+    case GgufType::q6_k:
       return true;
   }
   return false;

@@ -1,15 +1,34 @@
-#include "checkpoints/gguf/blocks/formats.h"
+#include "checkpoints/gguf/blocks/row_block.h"
 
 namespace tune {
 
 // 18 bytes: half d, 16 bytes of which the low halves are values 0-15 and the high halves 16-31; value = (q - 8) d.
 
+namespace {
+
+constexpr std::size_t kBytes = 18;
+
+void write(const std::int32_t (&codes)[kBlockValues], float d, float, std::byte* block) {
+  put_half(d, block);
+  write_halves(codes, block + 2);
+}
+
+}  // namespace
+
 void dequantize_q4_0(const std::byte* block, float* values) {
   const float d = half_at(block);
-  for (std::size_t i = 0; i < kBlockValues / 2; ++i) {
-    const auto pair = static_cast<int>(block[2 + i]);
-    values[i] = static_cast<float>((pair & 15) - 8) * d;
-    values[i + kBlockValues / 2] = static_cast<float>((pair >> 4) - 8) * d;
+  for (std::size_t i = 0; i < kBlockValues; ++i) values[i] = static_cast<float>(code_at(block + 2, i) - 8) * d;
+}
+
+TUNE_CPU_CLONES void quantize_q4_0(const Rows& rows, std::byte* blocks) {
+  if (rows.importance != nullptr) return quantize_weighted(rows, kBytes, blocks, SearchScale<8>{}, write);
+  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
+    const float* values = rows.values + n * kBlockValues;
+    const float d = extreme_of(values) / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    std::int32_t codes[kBlockValues];
+    for (std::size_t i = 0; i < kBlockValues; ++i)
+      codes[i] = std::min(15, static_cast<std::int32_t>(values[i] * inverse + 8.5f));
+    write(codes, d, 0, blocks + n * kBytes);
   }
 }
 

@@ -1,15 +1,36 @@
-#include "checkpoints/gguf/blocks/formats.h"
+#include "checkpoints/gguf/blocks/row_block.h"
 
 namespace tune {
 
 // 20 bytes: half d, half m, 16 bytes as in Q4_0; value = q d + m.
 
+namespace {
+
+constexpr std::size_t kBytes = 20;
+
+void write(const std::int32_t (&codes)[kBlockValues], float d, float m, std::byte* block) {
+  put_half(d, block);
+  put_half(m, block + 2);
+  write_halves(codes, block + 4);
+}
+
+}  // namespace
+
 void dequantize_q4_1(const std::byte* block, float* values) {
   const float d = half_at(block), m = half_at(block + 2);
-  for (std::size_t i = 0; i < kBlockValues / 2; ++i) {
-    const auto pair = static_cast<int>(block[4 + i]);
-    values[i] = static_cast<float>(pair & 15) * d + m;
-    values[i + kBlockValues / 2] = static_cast<float>(pair >> 4) * d + m;
+  for (std::size_t i = 0; i < kBlockValues; ++i) values[i] = static_cast<float>(code_at(block + 4, i)) * d + m;
+}
+
+TUNE_CPU_CLONES void quantize_q4_1(const Rows& rows, std::byte* blocks) {
+  if (rows.importance != nullptr) return quantize_weighted(rows, kBytes, blocks, SearchMinimum<15>{}, write);
+  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
+    const float* values = rows.values + n * kBlockValues;
+    const auto [least, largest] = std::minmax_element(values, values + kBlockValues);
+    const float m = *least, d = (*largest - m) / 15.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    std::int32_t codes[kBlockValues];
+    for (std::size_t i = 0; i < kBlockValues; ++i)
+      codes[i] = std::min(15, static_cast<std::int32_t>((values[i] - m) * inverse + 0.5f));
+    write(codes, d, m, blocks + n * kBytes);
   }
 }
 

@@ -1,9 +1,16 @@
 #include <algorithm>
 #include <cmath>
 
+#include "checkpoints/cpu_clones.h"
 #include "checkpoints/gguf/blocks/formats.h"
 
 namespace tune {
+
+namespace {
+
+constexpr std::size_t kBytes = 34;
+
+}  // namespace
 
 // 34 bytes: half d, 32 signed bytes q; value = d q.
 
@@ -14,14 +21,19 @@ void dequantize_q8_0(const std::byte* block, float* values) {
 }
 
 // The reference divides by d before d is rounded to half precision, and rounds halves away from zero.
-void quantize_q8_0(const float* values, std::byte* block) {
-  float largest = 0;
-  for (std::size_t i = 0; i < kBlockValues; ++i) largest = std::max(largest, std::fabs(values[i]));
-  const float d = largest / 127.0f;
-  const float inverse = d != 0 ? 1.0f / d : 0.0f;
-  put_half(d, block);
-  for (std::size_t i = 0; i < kBlockValues; ++i)
-    block[2 + i] = static_cast<std::byte>(static_cast<std::int8_t>(std::roundf(values[i] * inverse)));
+TUNE_CPU_CLONES void quantize_q8_0(const Rows& rows, std::byte* blocks) {
+  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
+    const float* values = rows.values + n * kBlockValues;
+    std::byte* block = blocks + n * kBytes;
+    float largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (std::size_t i = 0; i < kBlockValues; ++i) largest = std::max(largest, std::fabs(values[i]));
+    const float d = largest / 127.0f;
+    const float inverse = d != 0 ? 1.0f / d : 0.0f;
+    put_half(d, block);
+    for (std::size_t i = 0; i < kBlockValues; ++i)
+      block[2 + i] = static_cast<std::byte>(static_cast<std::int8_t>(std::roundf(values[i] * inverse)));
+  }
 }
 
 }  // namespace tune
