@@ -56,7 +56,6 @@ constexpr std::array kValues = {
     ValueAdvice{"data.datasets[].type", "chat_template", "write chat"},
     ValueAdvice{"data.datasets[].type", "completion", "write text, or prompt_completion for pairs"},
     ValueAdvice{"data.datasets[].type", "pretrain", "write text"},
-    ValueAdvice{"export[].format", "onnx", kPlanned},
     ValueAdvice{"export[].quant", "q4_0", kPlanned},
     ValueAdvice{"export[].quant", "q4_k_m", kPlanned},
     ValueAdvice{"export[].quant", "q5_k_m", kPlanned},

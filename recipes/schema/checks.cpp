@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <tuple>
 
+#include "recipes/schema/quants.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/suggest.h"
 
@@ -222,30 +224,36 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
 }
 
 void exports_can_be_written(const Recipe& recipe, Reading& reading) {
-  std::set<std::pair<ExportFormat, std::optional<Quant>>> seen;  // only gguf has its quant in its name
+  // of an export's name: only gguf and onnx have their quant in it
+  std::set<std::tuple<ExportFormat, std::optional<Quant>, std::optional<OnnxFlavour>>> seen;
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
-    const auto [format, quant] = recipe.exports[i];
+    const auto [format, quant, flavour] = recipe.exports[i];
     const std::string path = fmt::format("export[{}]", i);
     if (is_adapter(format) && recipe.adapter.type == AdapterType::none)
       reading.problems.add(
           reading.place_of(path + ".format"),
           fmt::format("format is {}, but adapter.type is none, so there is no adapter", spelling(format)),
-          "write hf or gguf");
+          "write hf, gguf or onnx");
     if (is_adapter(format) && quant)
       reading.problems.add(
           reading.place_of(path + ".quant"),
           fmt::format("quant is given, but format {} keeps the adapter's own numbers", spelling(format)),
           "leave it out");
-    else if (quant == Quant::q8_0 && format != ExportFormat::gguf)
-      reading.problems.add(reading.place_of(path + ".quant"),
-                           fmt::format("quant is q8_0 with format {}", spelling(format)),
-                           "q8_0 goes with gguf; write f32, f16 or bf16");
+    else if (const QuantFault fault = quant ? fault_of(format, *quant) : QuantFault{}; !fault.what.empty())
+      reading.problems.add(reading.place_of(path + ".quant"), fault.what, fault.remedy);
+    if (flavour && format != ExportFormat::onnx)
+      reading.problems.add(reading.place_of(path + ".flavour"),
+                           fmt::format("flavour is given with format {}", spelling(format)),
+                           "only onnx has flavours; leave it out");
     std::optional<Quant> own;
-    if (format == ExportFormat::gguf) own = quant.value_or(kDefaultQuant);
-    if (!seen.emplace(format, own).second)
+    std::optional<OnnxFlavour> own_flavour;
+    if (format == ExportFormat::gguf || format == ExportFormat::onnx) own = quant.value_or(kDefaultQuant);
+    if (format == ExportFormat::onnx) own_flavour = flavour.value_or(kDefaultFlavour);
+    if (!seen.emplace(format, own, own_flavour).second)
       reading.problems.add(reading.place_of(path),
-                           own ? fmt::format("{} {} is exported twice", spelling(format), spelling(*own))
-                               : fmt::format("{} is exported twice", spelling(format)),
+                           fmt::format("{}{}{} is exported twice", spelling(format),
+                                       own_flavour ? fmt::format(" {}", spelling(*own_flavour)) : "",
+                                       own ? fmt::format(" {}", spelling(*own)) : ""),
                            "keep one of them");
   }
 }

@@ -247,12 +247,13 @@ template <>
 const std::vector<Row<ExportOptions>>& rows() {
   using S = ExportOptions;
   static const std::vector<Row<S>> all = {
-      {"format", &S::format, {}, {}, "what others can load: PEFT, Hugging Face, llama.cpp"},
+      {"format", &S::format, {}, {}, "what others can load: PEFT, Hugging Face, llama.cpp, onnxruntime"},
       {"quant",
        &S::quant,
        {},
        {"gguf_quant", "outtype", "quantization_method"},
-       "of the weights in hf and gguf; not given: bf16; q8_0 with gguf only"},
+       "of the weights in hf, gguf and onnx; not given: bf16; q8_0 with gguf only, int8 and int4 with onnx only"},
+      {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;
 }

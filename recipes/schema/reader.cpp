@@ -59,8 +59,10 @@ Recipe parse_recipe(std::string_view yaml, const std::string& file, const std::v
   if (recipe.stage == Stage::pretrain && !reading.has("data.train_on")) recipe.data.train_on = TrainOn::all;
   check_combinations(recipe, reading);
   problems.raise();
-  for (ExportOptions& wanted : recipe.exports)
+  for (ExportOptions& wanted : recipe.exports) {
     if (!is_adapter(wanted.format)) wanted.quant = wanted.quant.value_or(kDefaultQuant);
+    if (wanted.format == ExportFormat::onnx) wanted.flavour = wanted.flavour.value_or(kDefaultFlavour);
+  }
   fill_fim_rates(recipe.data.datasets);
   fill_fim_rates(recipe.data.eval_datasets);
   recipe.places = std::move(reading.places);

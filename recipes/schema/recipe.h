@@ -24,8 +24,9 @@ enum class DatasetType { chat, alpaca, prompt_completion, text, fim };
 enum class Scheduler { constant, linear, cosine, wsd };
 enum class OptimizerType { adamw, sgd };
 enum class Device { automatic, cpu, cuda };
-enum class ExportFormat { adapter, hf, gguf, gguf_lora };
-enum class Quant { f32, f16, bf16, q8_0 };
+enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
+enum class Quant { f32, f16, bf16, q8_0, int8, int4 };
+enum class OnnxFlavour { standard, genai };
 
 struct ModelOptions {
   std::string base_model;      // folder in Hugging Face layout, or one .gguf file
@@ -124,13 +125,16 @@ struct LoggingOptions {
 
 inline constexpr Quant kDefaultQuant = Quant::bf16;
 
+inline constexpr OnnxFlavour kDefaultFlavour = OnnxFlavour::standard;
+
 inline bool is_adapter(ExportFormat format) {
   return format == ExportFormat::adapter || format == ExportFormat::gguf_lora;
 }
 
 struct ExportOptions {
   ExportFormat format = ExportFormat::adapter;
-  std::optional<Quant> quant;  // of hf and gguf, bf16 unless given; an adapter keeps its own numbers
+  std::optional<Quant> quant;          // of hf, gguf and onnx, bf16 unless given; an adapter keeps its own numbers
+  std::optional<OnnxFlavour> flavour;  // of onnx, standard unless given
 };
 
 struct Recipe {

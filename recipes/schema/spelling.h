@@ -71,12 +71,22 @@ struct Spelling<ExportFormat> {
       std::to_array<std::pair<ExportFormat, std::string_view>>({{ExportFormat::adapter, "adapter"},
                                                                 {ExportFormat::hf, "hf"},
                                                                 {ExportFormat::gguf, "gguf"},
-                                                                {ExportFormat::gguf_lora, "gguf-lora"}});
+                                                                {ExportFormat::gguf_lora, "gguf-lora"},
+                                                                {ExportFormat::onnx, "onnx"}});
 };
 template <>
 struct Spelling<Quant> {
-  static constexpr auto values = std::to_array<std::pair<Quant, std::string_view>>(
-      {{Quant::f32, "f32"}, {Quant::f16, "f16"}, {Quant::bf16, "bf16"}, {Quant::q8_0, "q8_0"}});
+  static constexpr auto values = std::to_array<std::pair<Quant, std::string_view>>({{Quant::f32, "f32"},
+                                                                                    {Quant::f16, "f16"},
+                                                                                    {Quant::bf16, "bf16"},
+                                                                                    {Quant::q8_0, "q8_0"},
+                                                                                    {Quant::int8, "int8"},
+                                                                                    {Quant::int4, "int4"}});
+};
+template <>
+struct Spelling<OnnxFlavour> {
+  static constexpr auto values = std::to_array<std::pair<OnnxFlavour, std::string_view>>(
+      {{OnnxFlavour::standard, "standard"}, {OnnxFlavour::genai, "genai"}});
 };
 
 /// "gguf-lora" for ExportFormat::gguf_lora. Every value of the enum has a spelling.

@@ -14,6 +14,7 @@
 #include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/quants.h"
 #include "recipes/schema/reader.h"
 #include "recipes/schema/spelling.h"
 #include "tools/export/adapter.h"
@@ -24,6 +25,7 @@
 #include "tools/export/hf_tokenizer.h"
 #include "tools/export/mark.h"
 #include "tools/export/merge.h"
+#include "tools/export/onnx/onnx.h"
 #include "tools/export/output.h"
 
 namespace tune {
@@ -41,14 +43,12 @@ Dtype dtype_of(Quant quant) {
     case Quant::bf16:
       return Dtype::bf16;
     default:
-      throw Error{Fault::recipe,
-                  {},
-                  fmt::format("format hf can't hold {}; it may be f32, f16 or bf16", spelling(quant)),
-                  "export to gguf for smaller numbers"};
+      throw Bug(fmt::format("hf with {}", spelling(quant)));  // check_format has seen it
   }
 }
 
 Quant quant_of(const ExportOptions& options) { return options.quant.value_or(kDefaultQuant); }
+OnnxFlavour flavour_of(const ExportOptions& options) { return options.flavour.value_or(kDefaultFlavour); }
 
 /// The template that the model was trained with, unless the model's own says the same: that one may say more, such as
 /// ChatML's first system turn, and training respects it.
@@ -59,7 +59,7 @@ std::string template_to_write(const std::string& trained_with, const BaseModel& 
   return own_template_serves(format, *tokenizer) ? "" : std::string(format.jinja_for(*tokenizer));
 }
 
-/// output: a file for gguf, the folder to fill for hf.
+/// output: a file for gguf, the folder to fill for hf and onnx.
 void export_model(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
                   const fs::path& output) {
   std::unique_ptr<WeightSource> replaced;
@@ -77,11 +77,13 @@ void export_model(const ExportOptions& options, const ExportSource& source, cons
   const ModelForExport model{base, weights, template_to_write(source.chat_template, base)};
   if (options.format == ExportFormat::gguf)
     export_gguf(model, quant_of(options), output);
+  else if (options.format == ExportFormat::onnx)
+    export_onnx(model, flavour_of(options), quant_of(options), output);
   else
     export_hf(model, dtype_of(quant_of(options)), output);
 }
 
-bool is_folder(ExportFormat format) { return format == ExportFormat::adapter || format == ExportFormat::hf; }
+bool is_folder(ExportFormat format) { return format != ExportFormat::gguf && format != ExportFormat::gguf_lora; }
 
 /// What has the output's name is replaced: never what is being read, never what no export has written.
 void check_output(const ExportSource& source, ExportFormat format, const fs::path& output) {
@@ -100,10 +102,14 @@ void check_output(const ExportSource& source, ExportFormat format, const fs::pat
 
 /// What the tokenizer and the configuration have to say against a format.
 void check_format(const ExportOptions& options, const BaseModel& base) {
-  if (options.format == ExportFormat::gguf) tokenizer_for_gguf(base);
-  if (options.format != ExportFormat::hf) return;
-  dtype_of(quant_of(options));
-  check_tokenizer_files(base);
+  if (is_adapter(options.format)) return;
+  if (const QuantFault fault = fault_of(options.format, quant_of(options)); !fault.what.empty())
+    throw Error{Fault::recipe, {}, fault.what, fault.remedy};
+  if (options.format == ExportFormat::gguf)
+    tokenizer_for_gguf(base);
+  else
+    check_tokenizer_files(base);
+  if (options.format == ExportFormat::onnx) check_onnx_flavour(base, flavour_of(options));
 }
 
 fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
@@ -117,6 +123,8 @@ fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
       return folder / fmt::format("model-{}.gguf", spelling(quant_of(options)));
     case ExportFormat::gguf_lora:
       return folder / "adapter.gguf";
+    case ExportFormat::onnx:
+      return folder / fmt::format("onnx-{}-{}", spelling(flavour_of(options)), spelling(quant_of(options)));
   }
   return folder;
 }
@@ -136,7 +144,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
     throw Error{Fault::recipe,
                 {},
                 fmt::format("format {} needs an adapter, and there is none", spelling(options.format)),
-                "use the format hf or gguf for a whole model"};
+                "use the format hf, gguf or onnx for a whole model"};
   check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
   check_format(options, base);

@@ -20,10 +20,11 @@ struct ExportSource {
 /// as of run_export.
 void check_exports(const Recipe& recipe, const BaseModel& base);
 
-/// Writes one format and returns where: a folder for adapter and hf, a file for gguf and gguf_lora. An earlier export
-/// of that name is replaced when the new one is whole. Error{Fault::recipe} for a format that there is nothing for, and
-/// where something lies that no export has written; Error{Fault::data} for weights that are no numbers, or none in the
-/// wanted type, and for a tokenizer that the format can't express; Error{Fault::running} for a disk that is too small.
+/// Writes one format and returns where: a folder for adapter, hf and onnx, a file for gguf and gguf_lora. An earlier
+/// export of that name is replaced when the new one is whole. Error{Fault::recipe} for a format that there is nothing
+/// for, and where something lies that no export has written; Error{Fault::data} for weights that are no numbers, or
+/// none in the wanted type, and for a tokenizer that the format can't express; Error{Fault::running} for a disk that is
+/// too small.
 std::filesystem::path run_export(const ExportOptions& options, const ExportSource& source,
                                  const std::filesystem::path& output);
 

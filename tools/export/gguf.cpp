@@ -29,6 +29,8 @@ GgufType type_of(Quant quant) {
       return GgufType::bf16;
     case Quant::q8_0:
       return GgufType::q8_0;
+    default:
+      break;
   }
   return GgufType::f32;
 }
@@ -44,6 +46,8 @@ std::uint32_t file_type(Quant quant) {
       return 7;
     case Quant::bf16:
       return 32;
+    default:
+      break;
   }
   return 0;
 }

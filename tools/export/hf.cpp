@@ -43,7 +43,7 @@ void name_end_of_turn(const ModelForExport& model, const fs::path& folder) {
 
 }  // namespace
 
-void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& folder) {
+void write_companions(const ModelForExport& model, Dtype dtype, const fs::path& folder) {
   const BaseModel& base = model.base;
   const std::string config = base.is_gguf ? write_model_config(base.config, dtype)
                                           : patch_model_config(read_text(base.path / "config.json"), dtype);
@@ -51,7 +51,11 @@ void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& folder)
   if (!base.is_gguf) copy_companions(base.path, folder);
   write_tokenizer_files(base, model.chat_template, folder);
   name_end_of_turn(model, folder);
-  std::vector<TensorInfo> tensors = expected_tensors(base.config);
+}
+
+void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& folder) {
+  write_companions(model, dtype, folder);
+  std::vector<TensorInfo> tensors = expected_tensors(model.base.config);
   for (TensorInfo& tensor : tensors) tensor.dtype = dtype_name(dtype);
   write_shards(model.weights, tensors, folder);
 }

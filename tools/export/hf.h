@@ -12,4 +12,7 @@ namespace tune {
 /// none in `dtype`; Error{Fault::running} when the disk refuses or is too small. folder: an AtomicFolder's path().
 void export_hf(const ModelForExport& model, Dtype dtype, const std::filesystem::path& folder);
 
+/// The same without the weights. dtype: what config.json says of them.
+void write_companions(const ModelForExport& model, Dtype dtype, const std::filesystem::path& folder);
+
 }  // namespace tune

@@ -14,6 +14,7 @@ namespace fs = std::filesystem;
 void mark_export(const fs::path& folder, const ExportOptions& options, const ExportSource& source) {
   nlohmann::ordered_json json = {{"format", spelling(options.format)}, {"model", source.model.string()}};
   if (options.quant) json["quant"] = spelling(*options.quant);
+  if (options.flavour) json["flavour"] = spelling(*options.flavour);
   if (source.adapter) json["adapter"] = source.adapter->string();
   if (source.weights) json["weights"] = source.weights->string();
   write_atomically(folder / kExportMarkFile, json.dump(2) + "\n");

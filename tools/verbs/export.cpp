@@ -54,12 +54,13 @@ ExportSource source_argument(const po::variables_map& values) {
 int export_verb(const std::vector<std::string>& arguments) {
   po::options_description options("Options");
   const auto text = [] { return po::value<std::string>(); };
-  options.add_options()("format", text(), "adapter, hf, gguf or gguf-lora")(
-      "quant", text(), "of hf and gguf: f32, f16, bf16 (the default); of gguf also q8_0")(
+  options.add_options()("format", text(), "adapter, hf, gguf, gguf-lora or onnx")(
+      "quant", text(), "of hf, gguf and onnx: f32, f16, bf16 (the default); of gguf also q8_0, of onnx int8 and int4")(
+      "flavour", text(), "of onnx: standard (the default; any runtime) or genai (onnxruntime-genai)")(
       "run", text(), "output_dir of a run, or one of its checkpoints")(
       "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder to fold into --model")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with")(
-      "output", text(), "folder (adapter, hf) or file (gguf, gguf-lora) to write; an earlier export is replaced");
+      "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   po::variables_map values;
   if (!parse_arguments(arguments, "export", "Turns a finished run, or a model with an adapter, into what others load.",
                        "tune export --format gguf --quant q8_0 --run runs/zephyr-support --output zephyr-support.gguf",
@@ -69,7 +70,11 @@ int export_verb(const std::vector<std::string>& arguments) {
   ExportOptions wanted{.format = enum_argument<ExportFormat>(values, "format")};
   if (values.count("quant") != 0) wanted.quant = enum_argument<Quant>(values, "quant");
   if (wanted.quant && is_adapter(wanted.format))
-    throw Error{Fault::recipe, {}, "--quant goes with hf and gguf; an adapter keeps its own numbers", "leave it out"};
+    throw Error{
+        Fault::recipe, {}, "--quant goes with hf, gguf and onnx; an adapter keeps its own numbers", "leave it out"};
+  if (values.count("flavour") != 0) wanted.flavour = enum_argument<OnnxFlavour>(values, "flavour");
+  if (wanted.flavour && wanted.format != ExportFormat::onnx)
+    throw Error{Fault::recipe, {}, "--flavour goes with onnx, which alone has flavours", "leave it out"};
   const std::string output = required(values, "output");
   fmt::print("{}\n", run_export(wanted, source_argument(values), output).string());
   return 0;

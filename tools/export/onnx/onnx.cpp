@@ -1,0 +1,87 @@
+#include "tools/export/onnx/onnx.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "checkpoints/files/atomic_file.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/spelling.h"
+#include "tools/export/gguf_tokenizer.h"
+#include "tools/export/hf.h"
+#include "tools/export/onnx/genai_config.h"
+#include "tools/export/onnx/graphs.h"
+#include "tools/export/tokenizer_json.h"
+
+namespace tune {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char *kModelFile = "model.onnx", *kTokenizerFile = "tokenizer.json";
+
+/// The oldest versions that have what is needed, so that old runtimes read it: INT4 came with opset 21.
+struct Versions {
+  std::int64_t ir, opset;
+};
+Versions versions_for(OnnxFlavour flavour, Quant quant) {
+  const bool newer = flavour == OnnxFlavour::genai || quant == Quant::int4;
+  return newer ? Versions{10, 21} : Versions{8, 17};
+}
+
+/// As optimum and as onnxruntime-genai's model builder call it.
+const char* data_file(OnnxFlavour flavour) {
+  return flavour == OnnxFlavour::genai ? "model.onnx.data" : "model.onnx_data";
+}
+
+void name_model(OnnxFlavour flavour, Quant quant, const Versions& versions, OnnxModel& model) {
+  model.ir_version = versions.ir;
+  model.producer_name = "tune";
+  model.producer_version = TUNE_VERSION;
+  model.graph_name = "decoder";
+  model.opsets.emplace_back("", versions.opset);
+  if (flavour == OnnxFlavour::genai) model.opsets.emplace_back(kMicrosoft, 1);
+  model.metadata = {{"tune.flavour", std::string(spelling(flavour))}, {"tune.quant", std::string(spelling(quant))}};
+}
+
+/// onnxruntime-genai reads tokenizer.json and nothing else; a GGUF's is written with the other tokenizer files.
+std::optional<std::string> missing_tokenizer_json(const BaseModel& base) {
+  if (base.is_gguf || fs::exists(base.path / kTokenizerFile)) return std::nullopt;
+  return tokenizer_json(tokenizer_for_gguf(base), base.path.string());
+}
+
+}  // namespace
+
+void check_onnx_flavour(const BaseModel& base, OnnxFlavour flavour) {
+  if (flavour == OnnxFlavour::standard) return;
+  const ModelConfig& config = base.config;
+  const auto refuse = [](const std::string& what) {
+    throw Error{Fault::recipe, {}, what, "write flavour standard, which onnxruntime runs"};
+  };
+  if (config.num_local_experts > 0)
+    refuse("flavour genai can't hold a mixture of experts: onnxruntime-genai knows no model type mixtral");
+  if (config.head_dim % 16 != 0)
+    refuse(fmt::format("head_dim is {}; flavour genai needs a multiple of 16: GroupQueryAttention rotates no other",
+                       config.head_dim));
+  missing_tokenizer_json(base);
+}
+
+void export_onnx(const ModelForExport& model, OnnxFlavour flavour, Quant quant, const fs::path& folder) {
+  const ModelConfig& config = model.base.config;
+  const bool genai = flavour == OnnxFlavour::genai;
+  const Versions versions = versions_for(flavour, quant);
+  OnnxGraphBuilder graph(versions.opset);
+  OnnxWeights weights(model, quant, genai, graph);
+  (genai ? build_genai_graph : build_standard_graph)(config, weights, graph);
+  write_companions(model, weights.computes_in(), folder);
+  if (genai) {
+    if (const auto text = missing_tokenizer_json(model.base)) write_atomically(folder / kTokenizerFile, *text);
+    write_atomically(folder / "genai_config.json", genai_config(config, kModelFile, folder));
+  }
+  name_model(flavour, quant, versions, graph.model());
+  write_weights(weights.planned(), folder / data_file(flavour), graph.model());
+  write_atomically(folder / kModelFile, encode_onnx(graph.model()));
+}
+
+}  // namespace tune
