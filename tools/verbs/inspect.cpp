@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "checkpoints/base_model.h"
 #include "checkpoints/gguf/model.h"
@@ -14,6 +15,7 @@
 #include "checkpoints/training/retention.h"
 #include "recipes/schema/error.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/finding.h"
 #include "tools/verbs/verbs.h"
 
 namespace tune {
@@ -22,13 +24,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
-
-/// One thing on disk, opened and found whole.
-struct Finding {
-  std::string kind;
-  std::vector<std::pair<std::string, ordered_json>> facts;  // in the order they are printed
-  std::vector<TensorInfo> tensors;
-};
 
 void add_sizes(const ModelConfig& config, Finding& finding) {
   finding.facts.insert(finding.facts.end(), {{"model_type", config.model_type},
@@ -114,10 +109,17 @@ Finding of_run(const fs::path& folder) {
   return finding;
 }
 
+// A folder may hold both kinds of model; transformers' is looked at then, ONNX when its file is named.
+bool has_weights(const fs::path& folder) {
+  const fs::directory_iterator files(folder), end;
+  return std::any_of(files, end, [](const auto& file) { return file.path().extension() == ".safetensors"; });
+}
+
 Finding inspect_folder(const fs::path& folder) {
   if (fs::exists(folder / kManifestFile)) return of_checkpoint(folder);
   if (fs::exists(folder / kAdapterConfigFile)) return of_adapter(folder);
   if (fs::exists(folder / "recipe.yaml") && !fs::exists(folder / "config.json")) return of_run(folder);
+  if (fs::exists(folder / kOnnxModelFile) && !has_weights(folder)) return inspect_onnx(folder);
   return of_model(folder);  // or the error that says what is there instead
 }
 
@@ -131,13 +133,16 @@ Finding inspect(const fs::path& path) {
   const std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   if (path.extension() == ".gguf" || bytes.starts_with("GGUF")) return of_gguf(path);
   if (path.extension() == ".safetensors") return of_safetensors(path);
+  if (path.extension() == ".onnx") return inspect_onnx(path);
   throw Error{Fault::data,
               {path.string()},
-              "is neither safetensors nor GGUF",
-              "give a .safetensors or .gguf file, or a model, adapter, checkpoint or run folder"};
+              "is neither safetensors nor GGUF nor ONNX",
+              "give a .safetensors, .gguf or .onnx file, or a model, adapter, checkpoint or run folder"};
 }
 
-std::int64_t parameters(const Finding& finding) {
+/// Nothing where numbers lie packed in tensors of another type.
+std::optional<std::int64_t> parameters(const Finding& finding) {
+  if (!finding.tensor_bytes.empty()) return std::nullopt;
   std::int64_t sum = 0;
   for (const TensorInfo& tensor : finding.tensors) sum += element_count(tensor);
   return sum;
@@ -152,22 +157,32 @@ std::map<std::string, std::int64_t> tensors_by_type(const Finding& finding) {
 void print_json(const fs::path& path, const Finding& finding) {
   ordered_json json = {{"path", path.string()}, {"kind", finding.kind}, {"intact", true}};
   for (const auto& [key, value] : finding.facts) json[key] = value;
-  json["parameters"] = parameters(finding);
+  if (const auto count = parameters(finding)) json["parameters"] = *count;
   json["tensors"] = ordered_json::array();
-  for (const TensorInfo& tensor : finding.tensors)
-    json["tensors"].push_back({{"name", tensor.name}, {"dtype", tensor.dtype}, {"shape", tensor.shape}});
+  for (std::size_t i = 0; i < finding.tensors.size(); ++i) {
+    const auto& [name, dtype, shape] = finding.tensors[i];
+    ordered_json tensor = {{"name", name}, {"dtype", dtype}, {"shape", shape}};
+    if (!finding.tensor_bytes.empty()) tensor["bytes"] = finding.tensor_bytes[i];
+    json["tensors"].push_back(std::move(tensor));
+  }
   fmt::print("{}\n", json.dump(2, ' ', false, ordered_json::error_handler_t::replace));
+}
+
+/// A list has a line for each of its texts.
+std::string fact_text(const ordered_json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array() || value.empty() || !value.front().is_string()) return value.dump();
+  return fmt::format("{}", fmt::join(value.get<std::vector<std::string>>(), fmt::format("\n{:30}", "")));
 }
 
 void print_text(const fs::path& path, const Finding& finding, bool all) {
   fmt::print("{}: {}, whole\n", path.string(), finding.kind);
-  for (const auto& [key, value] : finding.facts)
-    fmt::print("  {:<28}{}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+  for (const auto& [key, value] : finding.facts) fmt::print("  {:<28}{}\n", key, fact_text(value));
   if (finding.tensors.empty()) return;
   std::vector<std::string> counts;
   for (const auto& [type, count] : tensors_by_type(finding)) counts.push_back(fmt::format("{} {}", count, type));
-  fmt::print("  {:<28}{}\n  {:<28}{} ({})\n", "parameters", parameters(finding), "tensors", finding.tensors.size(),
-             fmt::join(counts, ", "));
+  if (const auto count = parameters(finding)) fmt::print("  {:<28}{}\n", "parameters", *count);
+  fmt::print("  {:<28}{} ({})\n", "tensors", finding.tensors.size(), fmt::join(counts, ", "));
   if (!all) return;
   for (const TensorInfo& tensor : finding.tensors)
     fmt::print("    {:<10}{:<60}[{}]\n", tensor.dtype, tensor.name, fmt::join(tensor.shape, ", "));
