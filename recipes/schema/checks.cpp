@@ -225,9 +225,9 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
 
 void exports_can_be_written(const Recipe& recipe, Reading& reading) {
   // of an export's name: only gguf and onnx have their quant in it
-  std::set<std::tuple<ExportFormat, std::optional<Quant>, std::optional<OnnxFlavour>>> seen;
+  std::set<std::tuple<ExportFormat, std::optional<Quant>, std::optional<OnnxFlavour>, bool>> seen;
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
-    const auto [format, quant, flavour] = recipe.exports[i];
+    const auto [format, quant, flavour, separate_adapter] = recipe.exports[i];
     const std::string path = fmt::format("export[{}]", i);
     if (is_adapter(format) && recipe.adapter.type == AdapterType::none)
       reading.problems.add(
@@ -245,11 +245,17 @@ void exports_can_be_written(const Recipe& recipe, Reading& reading) {
       reading.problems.add(reading.place_of(path + ".flavour"),
                            fmt::format("flavour is given with format {}", spelling(format)),
                            "only onnx has flavours; leave it out");
+    if (separate_adapter && (format != ExportFormat::onnx || recipe.adapter.type == AdapterType::none))
+      reading.problems.add(reading.place_of(path + ".separate_adapter"),
+                           format == ExportFormat::onnx
+                               ? "separate_adapter is true, but adapter.type is none, so there is no adapter"
+                               : fmt::format("separate_adapter is true with format {}", spelling(format)),
+                           format == ExportFormat::onnx ? "leave it out" : "only onnx has it; leave it out");
     std::optional<Quant> own;
     std::optional<OnnxFlavour> own_flavour;
     if (format == ExportFormat::gguf || format == ExportFormat::onnx) own = quant.value_or(kDefaultQuant);
     if (format == ExportFormat::onnx) own_flavour = flavour.value_or(kDefaultFlavour);
-    if (!seen.emplace(format, own, own_flavour).second)
+    if (!seen.emplace(format, own, own_flavour, separate_adapter).second)
       reading.problems.add(reading.place_of(path),
                            fmt::format("{}{}{} is exported twice", spelling(format),
                                        own_flavour ? fmt::format(" {}", spelling(*own_flavour)) : "",

@@ -253,6 +253,11 @@ const std::vector<Row<ExportOptions>>& rows() {
        {},
        {"gguf_quant", "outtype", "quantization_method"},
        "of the weights in hf, gguf and onnx; not given: bf16; q8_0 with gguf only, int8 and int4 with onnx only"},
+      {"separate_adapter",
+       &S::separate_adapter,
+       {},
+       {},
+       "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged into them"},
       {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;

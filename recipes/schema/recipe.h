@@ -135,6 +135,7 @@ struct ExportOptions {
   ExportFormat format = ExportFormat::adapter;
   std::optional<Quant> quant;          // of hf, gguf and onnx, bf16 unless given; an adapter keeps its own numbers
   std::optional<OnnxFlavour> flavour;  // of onnx, standard unless given
+  bool separate_adapter = false;       // of onnx: not merged into the weights, but loaded at run time
 };
 
 struct Recipe {

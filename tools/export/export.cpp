@@ -73,12 +73,17 @@ void export_model(const ExportOptions& options, const ExportSource& source, cons
     adapter.emplace(*source.adapter);
     merged.emplace(*base.weights, *adapter, source.adapter->string());
   }
-  const WeightSource& weights = merged ? *merged : replaced ? *replaced : *base.weights;
+  const bool is_merged = merged && !options.separate_adapter;  // what isn't merged has been checked all the same
+  const WeightSource& weights = is_merged ? *merged : replaced ? *replaced : *base.weights;
   const ModelForExport model{base, weights, template_to_write(source.chat_template, base)};
   if (options.format == ExportFormat::gguf)
     export_gguf(model, quant_of(options), output);
   else if (options.format == ExportFormat::onnx)
-    export_onnx(model, flavour_of(options), quant_of(options), output);
+    export_onnx(model,
+                {.flavour = flavour_of(options),
+                 .quant = quant_of(options),
+                 .separate_adapter = options.separate_adapter ? &*adapter : nullptr},
+                output);
   else
     export_hf(model, dtype_of(quant_of(options)), output);
 }
@@ -124,7 +129,8 @@ fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
     case ExportFormat::gguf_lora:
       return folder / "adapter.gguf";
     case ExportFormat::onnx:
-      return folder / fmt::format("onnx-{}-{}", spelling(flavour_of(options)), spelling(quant_of(options)));
+      return folder / fmt::format("onnx-{}-{}{}", spelling(flavour_of(options)), spelling(quant_of(options)),
+                                  options.separate_adapter ? "-adapter" : "");
   }
   return folder;
 }
@@ -145,6 +151,8 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
                 {},
                 fmt::format("format {} needs an adapter, and there is none", spelling(options.format)),
                 "use the format hf, gguf or onnx for a whole model"};
+  if (options.separate_adapter && !source.adapter)
+    throw Error{Fault::recipe, {}, "there is no adapter to keep apart", "leave --separate-adapter out"};
   check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
   check_format(options, base);

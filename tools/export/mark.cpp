@@ -15,6 +15,7 @@ void mark_export(const fs::path& folder, const ExportOptions& options, const Exp
   nlohmann::ordered_json json = {{"format", spelling(options.format)}, {"model", source.model.string()}};
   if (options.quant) json["quant"] = spelling(*options.quant);
   if (options.flavour) json["flavour"] = spelling(*options.flavour);
+  if (options.separate_adapter) json["separate_adapter"] = true;
   if (source.adapter) json["adapter"] = source.adapter->string();
   if (source.weights) json["weights"] = source.weights->string();
   write_atomically(folder / kExportMarkFile, json.dump(2) + "\n");

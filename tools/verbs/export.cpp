@@ -57,8 +57,9 @@ int export_verb(const std::vector<std::string>& arguments) {
   options.add_options()("format", text(), "adapter, hf, gguf, gguf-lora or onnx")(
       "quant", text(), "of hf, gguf and onnx: f32, f16, bf16 (the default); of gguf also q8_0, of onnx int8 and int4")(
       "flavour", text(), "of onnx: standard (the default; any runtime) or genai (onnxruntime-genai)")(
+      "separate-adapter", "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged")(
       "run", text(), "output_dir of a run, or one of its checkpoints")(
-      "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder to fold into --model")(
+      "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder on top of --model")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with")(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   po::variables_map values;
@@ -75,6 +76,9 @@ int export_verb(const std::vector<std::string>& arguments) {
   if (values.count("flavour") != 0) wanted.flavour = enum_argument<OnnxFlavour>(values, "flavour");
   if (wanted.flavour && wanted.format != ExportFormat::onnx)
     throw Error{Fault::recipe, {}, "--flavour goes with onnx, which alone has flavours", "leave it out"};
+  wanted.separate_adapter = values.count("separate-adapter") != 0;
+  if (wanted.separate_adapter && wanted.format != ExportFormat::onnx)
+    throw Error{Fault::recipe, {}, "--separate-adapter goes with onnx", "leave it out"};
   const std::string output = required(values, "output");
   fmt::print("{}\n", run_export(wanted, source_argument(values), output).string());
   return 0;

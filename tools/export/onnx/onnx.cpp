@@ -11,6 +11,7 @@
 #include "tools/export/hf.h"
 #include "tools/export/onnx/genai_config.h"
 #include "tools/export/onnx/graphs.h"
+#include "tools/export/onnx/separate_adapter.h"
 #include "tools/export/tokenizer_json.h"
 
 namespace tune {
@@ -67,12 +68,15 @@ void check_onnx_flavour(const BaseModel& base, OnnxFlavour flavour) {
   missing_tokenizer_json(base);
 }
 
-void export_onnx(const ModelForExport& model, OnnxFlavour flavour, Quant quant, const fs::path& folder) {
+void export_onnx(const ModelForExport& model, const OnnxExport& wanted, const fs::path& folder) {
+  const auto [flavour, quant, adapter] = wanted;
   const ModelConfig& config = model.base.config;
   const bool genai = flavour == OnnxFlavour::genai;
   const Versions versions = versions_for(flavour, quant);
   OnnxGraphBuilder graph(versions.opset);
   OnnxWeights weights(model, quant, genai, graph);
+  std::optional<SeparateAdapter> separate;
+  if (adapter != nullptr) weights.set_adapter(&separate.emplace(*adapter, weights.computes_in(), graph));
   (genai ? build_genai_graph : build_standard_graph)(config, weights, graph);
   write_companions(model, weights.computes_in(), folder);
   if (genai) {
@@ -81,6 +85,7 @@ void export_onnx(const ModelForExport& model, OnnxFlavour flavour, Quant quant, 
   }
   name_model(flavour, quant, versions, graph.model());
   write_weights(weights.planned(), folder / data_file(flavour), graph.model());
+  if (separate) separate->write(folder / kOnnxAdapterFile);
   write_atomically(folder / kModelFile, encode_onnx(graph.model()));
 }
 

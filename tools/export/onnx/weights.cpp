@@ -63,7 +63,11 @@ std::string OnnxWeights::embed(const std::string& ids) {
 
 std::string OnnxWeights::linear(const std::string& x, const std::string& module) {
   const TensorInfo& source = find(module + ".weight");
-  return times_matrix(x, source, source.name, quant_ == Quant::int4 ? 4 : 8);
+  return adapted(times_matrix(x, source, source.name, quant_ == Quant::int4 ? 4 : 8), x, module);
+}
+
+std::string OnnxWeights::adapted(const std::string& result, const std::string& x, const std::string& module) {
+  return adapter_ == nullptr ? result : adapter_->add(result, x, module);
 }
 
 std::string OnnxWeights::times_matrix(const std::string& x, const TensorInfo& source, const std::string& name,
@@ -96,7 +100,9 @@ std::string OnnxWeights::times_nbits(const std::string& x, const TensorInfo& sou
 
 std::string OnnxWeights::exact_linear(const std::string& x, const std::string& module) {
   const TensorInfo& source = find(module + ".weight");
-  return graph_.add("MatMul", {x, plan(source.name, transposed_weight(model_.weights, source, computes_in()))});
+  const std::string result =
+      graph_.add("MatMul", {x, plan(source.name, transposed_weight(model_.weights, source, computes_in()))});
+  return adapted(result, x, module);
 }
 
 std::string OnnxWeights::vector(const std::string& module) {

@@ -6,6 +6,7 @@
 #include "tools/export/model.h"
 #include "tools/export/onnx/builder.h"
 #include "tools/export/onnx/planned_weight.h"
+#include "tools/export/onnx/separate_adapter.h"
 
 namespace tune {
 
@@ -17,6 +18,9 @@ class OnnxWeights {
  public:
   /// with_microsoft: int8 and int4 for MatMulNBits; else for DequantizeLinear of ai.onnx.
   OnnxWeights(const ModelForExport& model, Quant quant, bool with_microsoft, OnnxGraphBuilder& graph);
+
+  /// Linear layers get what the adapter adds to them. Not owned; outlives this.
+  void set_adapter(SeparateAdapter* adapter) { adapter_ = adapter; }
 
   Dtype computes_in() const { return quant_ == Quant::f16 ? Dtype::fp16 : Dtype::fp32; }
 
@@ -54,12 +58,15 @@ class OnnxWeights {
   std::string times_tied(const std::string& hidden, const std::string& ids);
   std::string widened(const std::string& stored);
 
+  std::string adapted(const std::string& result, const std::string& x, const std::string& module);
+
   const ModelForExport& model_;
   Quant quant_;
   bool with_microsoft_;
   OnnxGraphBuilder& graph_;
   std::vector<TensorInfo> expected_;
   std::vector<PlannedWeight> planned_;
+  SeparateAdapter* adapter_ = nullptr;
 };
 
 }  // namespace tune
