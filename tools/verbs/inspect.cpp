@@ -184,8 +184,11 @@ void print_text(const fs::path& path, const Finding& finding, bool all) {
   if (const auto count = parameters(finding)) fmt::print("  {:<28}{}\n", "parameters", *count);
   fmt::print("  {:<28}{} ({})\n", "tensors", finding.tensors.size(), fmt::join(counts, ", "));
   if (!all) return;
-  for (const TensorInfo& tensor : finding.tensors)
-    fmt::print("    {:<10}{:<60}[{}]\n", tensor.dtype, tensor.name, fmt::join(tensor.shape, ", "));
+  for (std::size_t i = 0; i < finding.tensors.size(); ++i) {
+    const auto& [name, dtype, shape] = finding.tensors[i];
+    const std::string bytes = finding.tensor_bytes.empty() ? "" : fmt::format(", {} bytes", finding.tensor_bytes[i]);
+    fmt::print("    {:<10}{:<60}[{}]{}\n", dtype, name, fmt::join(shape, ", "), bytes);
+  }
 }
 
 }  // namespace
