@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
-#include <tuple>
 
 #include "recipes/schema/quants.h"
 #include "recipes/schema/spelling.h"
@@ -223,43 +222,69 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
                          "name some, or leave eval_steps out");
 }
 
-void exports_can_be_written(const Recipe& recipe, Reading& reading) {
-  // of an export's name: only gguf and onnx have their quant in it
-  std::set<std::tuple<ExportFormat, std::optional<Quant>, std::optional<OnnxFlavour>, bool>> seen;
+void exported_adapters_exist(const Recipe& recipe, Reading& reading) {
+  if (recipe.adapter.type != AdapterType::none) return;
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
-    const auto [format, quant, flavour, separate_adapter] = recipe.exports[i];
-    const std::string path = fmt::format("export[{}]", i);
-    if (is_adapter(format) && recipe.adapter.type == AdapterType::none)
+    const ExportOptions& wanted = recipe.exports[i];
+    if (is_adapter(wanted.format))
       reading.problems.add(
-          reading.place_of(path + ".format"),
-          fmt::format("format is {}, but adapter.type is none, so there is no adapter", spelling(format)),
+          reading.place_of(fmt::format("export[{}].format", i)),
+          fmt::format("format is {}, but adapter.type is none, so there is no adapter", spelling(wanted.format)),
           "write hf, gguf or onnx");
-    if (is_adapter(format) && quant)
+    if (wanted.separate_adapter && wanted.format == ExportFormat::onnx)
+      reading.problems.add(reading.place_of(fmt::format("export[{}].separate_adapter", i)),
+                           "separate_adapter is true, but adapter.type is none, so there is no adapter",
+                           "leave it out");
+  }
+}
+
+void formats_hold_their_quant(const Recipe& recipe, Reading& reading) {
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
+    const ExportOptions& wanted = recipe.exports[i];
+    if (!wanted.quant) continue;
+    const Place place = reading.place_of(fmt::format("export[{}].quant", i));
+    if (is_adapter(wanted.format))
       reading.problems.add(
-          reading.place_of(path + ".quant"),
-          fmt::format("quant is given, but format {} keeps the adapter's own numbers", spelling(format)),
+          place, fmt::format("quant is given, but format {} keeps the adapter's own numbers", spelling(wanted.format)),
           "leave it out");
-    else if (const QuantFault fault = quant ? fault_of(format, *quant) : QuantFault{}; !fault.what.empty())
-      reading.problems.add(reading.place_of(path + ".quant"), fault.what, fault.remedy);
-    if (flavour && format != ExportFormat::onnx)
+    else if (const QuantFault fault = fault_of(wanted.format, *wanted.quant); !fault.what.empty())
+      reading.problems.add(place, fault.what, fault.remedy);
+  }
+}
+
+void only_onnx_has_flavours_and_separate_adapters(const Recipe& recipe, Reading& reading) {
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
+    const ExportOptions& wanted = recipe.exports[i];
+    if (wanted.format == ExportFormat::onnx) continue;
+    const std::string path = fmt::format("export[{}]", i);
+    if (wanted.flavour)
       reading.problems.add(reading.place_of(path + ".flavour"),
-                           fmt::format("flavour is given with format {}", spelling(format)),
+                           fmt::format("flavour is given with format {}", spelling(wanted.format)),
                            "only onnx has flavours; leave it out");
-    if (separate_adapter && (format != ExportFormat::onnx || recipe.adapter.type == AdapterType::none))
+    if (wanted.separate_adapter)
       reading.problems.add(reading.place_of(path + ".separate_adapter"),
-                           format == ExportFormat::onnx
-                               ? "separate_adapter is true, but adapter.type is none, so there is no adapter"
-                               : fmt::format("separate_adapter is true with format {}", spelling(format)),
-                           format == ExportFormat::onnx ? "leave it out" : "only onnx has it; leave it out");
-    std::optional<Quant> own;
-    std::optional<OnnxFlavour> own_flavour;
-    if (format == ExportFormat::gguf || format == ExportFormat::onnx) own = quant.value_or(kDefaultQuant);
-    if (format == ExportFormat::onnx) own_flavour = flavour.value_or(kDefaultFlavour);
-    if (!seen.emplace(format, own, own_flavour, separate_adapter).second)
-      reading.problems.add(reading.place_of(path),
-                           fmt::format("{}{}{} is exported twice", spelling(format),
-                                       own_flavour ? fmt::format(" {}", spelling(*own_flavour)) : "",
-                                       own ? fmt::format(" {}", spelling(*own)) : ""),
+                           fmt::format("separate_adapter is true with format {}", spelling(wanted.format)),
+                           "only onnx has it; leave it out");
+  }
+}
+
+/// What an export is called beside its format: gguf and onnx have their quant in their names, onnx its flavour, too.
+std::string details_of(const ExportOptions& wanted) {
+  std::string text;
+  if (wanted.format == ExportFormat::onnx)
+    text += fmt::format(" {}", spelling(wanted.flavour.value_or(kDefaultFlavour)));
+  if (wanted.format == ExportFormat::gguf || wanted.format == ExportFormat::onnx)
+    text += fmt::format(" {}", spelling(wanted.quant.value_or(kDefaultQuant)));
+  if (wanted.separate_adapter) text += " with a separate adapter";
+  return text;
+}
+
+void exports_have_names_of_their_own(const Recipe& recipe, Reading& reading) {
+  std::set<std::string> seen;
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
+    const std::string name = fmt::format("{}{}", spelling(recipe.exports[i].format), details_of(recipe.exports[i]));
+    if (!seen.insert(name).second)
+      reading.problems.add(reading.place_of(fmt::format("export[{}]", i)), fmt::format("{} is exported twice", name),
                            "keep one of them");
   }
 }
@@ -287,7 +312,10 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   filling_in_needs_type_fim_and_room(recipe, reading);
   pretraining_trains_everything(recipe, reading);
   eval_steps_need_eval_datasets(recipe, reading);
-  exports_can_be_written(recipe, reading);
+  exported_adapters_exist(recipe, reading);
+  formats_hold_their_quant(recipe, reading);
+  only_onnx_has_flavours_and_separate_adapters(recipe, reading);
+  exports_have_names_of_their_own(recipe, reading);
   output_does_not_overwrite_the_base_model(recipe, reading);
 }
 

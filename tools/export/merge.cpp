@@ -14,8 +14,6 @@ namespace tune {
 
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight";
-
 /// row += scale * sum over k of b[k] * A[k, :], by tiles that stay in the first-level cache.
 void add_product(std::span<float> row, const float* b, std::span<const float> a, std::size_t rank, float scale) {
   constexpr std::size_t kTile = 1024;
@@ -35,9 +33,9 @@ void add_product(std::span<float> row, const float* b, std::span<const float> a,
 
 /// What is wrong with the pair of factors of one matrix; empty = nothing.
 std::string mistake(const WeightSource& base, const AdapterFolder& adapter, const std::string& module) {
-  const std::string weight = fmt::format("{}.weight", module.substr(kPrefix.size()));
-  const TensorInfo* a = adapter.find(fmt::format("{}{}", module, kA));
-  const TensorInfo* b = adapter.find(fmt::format("{}{}", module, kB));
+  const std::string weight = fmt::format("{}.weight", module.substr(kAdapterPrefix.size()));
+  const TensorInfo* a = adapter.find(fmt::format("{}{}", module, kFactorA));
+  const TensorInfo* b = adapter.find(fmt::format("{}{}", module, kFactorB));
   const TensorInfo* target = base.find(weight);
   if (a == nullptr || b == nullptr) return fmt::format("{} has only one of lora_A and lora_B", module);
   if (target == nullptr || target->shape.size() != 2) return fmt::format("the base has no matrix {}", weight);
@@ -65,13 +63,14 @@ MergedWeights::MergedWeights(const WeightSource& base, const AdapterFolder& adap
     : base_(base), adapter_(adapter) {
   std::vector<std::string> mistakes;
   for (const TensorInfo& info : adapter.tensors()) {
-    const bool is_a = info.name.ends_with(kA), is_b = info.name.ends_with(kB);
-    if (!info.name.starts_with(kPrefix) || (!is_a && !is_b)) {
+    const bool is_a = info.name.ends_with(kFactorA), is_b = info.name.ends_with(kFactorB);
+    if (!info.name.starts_with(kAdapterPrefix) || (!is_a && !is_b)) {
       mistakes.push_back(fmt::format("{} is no factor of a linear layer", info.name));
       continue;
     }
-    const std::string module = info.name.substr(0, info.name.size() - kA.size());
-    const bool is_new = module_of_.emplace(fmt::format("{}.weight", module.substr(kPrefix.size())), module).second;
+    const std::string module = info.name.substr(0, info.name.size() - kFactorA.size());
+    const bool is_new =
+        module_of_.emplace(fmt::format("{}.weight", module.substr(kAdapterPrefix.size())), module).second;
     if (!is_new) continue;
     if (std::string text = mistake(base, adapter, module); !text.empty()) mistakes.push_back(std::move(text));
   }
@@ -111,8 +110,8 @@ std::shared_ptr<const MergedWeights::Factors> MergedWeights::factors(const std::
   const std::lock_guard lock(mutex_);
   if (latest_ && latest_->name == name) return latest_;
   const std::string& module = module_of_.at(name);
-  latest_ = std::make_shared<const Factors>(Factors{name, read_factor(adapter_, fmt::format("{}{}", module, kA)),
-                                                    read_factor(adapter_, fmt::format("{}{}", module, kB))});
+  latest_ = std::make_shared<const Factors>(Factors{name, read_factor(adapter_, fmt::format("{}{}", module, kFactorA)),
+                                                    read_factor(adapter_, fmt::format("{}{}", module, kFactorB))});
   return latest_;
 }
 

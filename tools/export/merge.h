@@ -2,6 +2,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -9,6 +10,10 @@
 #include "checkpoints/weights.h"
 
 namespace tune {
+
+/// PEFT's key of a factor is kAdapterPrefix + module + kFactorA or kFactorB.
+inline constexpr std::string_view kAdapterPrefix = "base_model.model.", kFactorA = ".lora_A.weight",
+                                  kFactorB = ".lora_B.weight";
 
 /// One tensor of an adapter, fp32. Error{Fault::data} when it holds NaN or infinity.
 std::vector<float> read_factor(const AdapterFolder& adapter, const std::string& name);

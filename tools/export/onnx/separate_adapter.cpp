@@ -13,8 +13,6 @@ namespace tune {
 
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight";
-
 /// [rows, columns] -> [columns, rows], times scale.
 std::vector<float> turned(const std::vector<float>& values, std::size_t columns, float scale) {
   const std::size_t rows = values.size() / columns;
@@ -41,17 +39,17 @@ std::string SeparateAdapter::declare(const std::string& name, std::int64_t other
 }
 
 std::string SeparateAdapter::add(const std::string& result, const std::string& x, const std::string& module) {
-  const TensorInfo* a = adapter_.find(fmt::format("{}{}{}", kPrefix, module, kA));
-  const TensorInfo* b = adapter_.find(fmt::format("{}{}{}", kPrefix, module, kB));
+  const TensorInfo* a = adapter_.find(fmt::format("{}{}{}", kAdapterPrefix, module, kFactorA));
+  const TensorInfo* b = adapter_.find(fmt::format("{}{}{}", kAdapterPrefix, module, kFactorB));
   if (a == nullptr || b == nullptr) return result;
-  const std::string input_a = declare(fmt::format("{}{}", module, kA), a->shape[1], 1);
-  const std::string input_b = declare(fmt::format("{}{}", module, kB), b->shape[0], 0);
+  const std::string input_a = declare(fmt::format("{}{}", module, kFactorA), a->shape[1], 1);
+  const std::string input_b = declare(fmt::format("{}{}", module, kFactorB), b->shape[0], 0);
   return graph_.add("Add", {result, graph_.add("MatMul", {graph_.add("MatMul", {x, input_a}), input_b})});
 }
 
 std::vector<std::byte> SeparateAdapter::bytes_of(const std::string& input) const {
-  const std::string name = fmt::format("{}{}", kPrefix, input);
-  const bool is_b = name.ends_with(kB);
+  const std::string name = fmt::format("{}{}", kAdapterPrefix, input);
+  const bool is_b = name.ends_with(kFactorB);
   const auto columns = static_cast<std::size_t>(adapter_.find(name)->shape[1]);
   const float scale = is_b ? static_cast<float>(adapter_.config().scale()) : 1.0f;
   const std::vector<float> values = turned(read_factor(adapter_, name), columns, scale);
