@@ -28,8 +28,9 @@ class GgufWeights : public WeightSource {
     for (const GgufTensor& tensor : file_.tensors()) {
       if (!is_readable(tensor.type))
         refuse(file_,
-               fmt::format("has the tensor {} in {}; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 can be tuned and exported",
-                           tensor.name, traits_of(tensor.type)->name),
+               fmt::format(
+                   "has the tensor {} in {}; F32, F16, BF16, Q4_0 to Q8_0 and Q4_K to Q6_K can be tuned and exported",
+                   tensor.name, traits_of(tensor.type)->name),
                "take the F16, BF16 or Q8_0 file of the same model");
       if (tensor.name == kRopeFactors) {
         require_plain_rope(tensor);

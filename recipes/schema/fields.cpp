@@ -252,7 +252,8 @@ const std::vector<Row<ExportOptions>>& rows() {
        &S::quant,
        {},
        {"gguf_quant", "outtype", "quantization_method"},
-       "of the weights in hf, gguf and onnx; not given: bf16; q8_0 with gguf only, int8 and int4 with onnx only"},
+       "of the weights in hf, gguf and onnx; not given: bf16; q8_0 to q4_0 with gguf only, int8 and int4 with onnx "
+       "only"},
       {"separate_adapter",
        &S::separate_adapter,
        {},

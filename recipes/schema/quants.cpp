@@ -14,7 +14,8 @@ namespace tune {
 namespace {
 
 constexpr std::array kHf = {Quant::f32, Quant::f16, Quant::bf16};
-constexpr std::array kGguf = {Quant::f32, Quant::f16, Quant::bf16, Quant::q8_0};
+constexpr std::array kGguf = {Quant::f32,    Quant::f16,  Quant::bf16,   Quant::q8_0, Quant::q6_k,
+                              Quant::q5_k_m, Quant::q5_0, Quant::q4_k_m, Quant::q4_0};
 constexpr std::array kOnnx = {Quant::f32, Quant::f16, Quant::bf16, Quant::int8, Quant::int4};
 
 bool holds(ExportFormat format, Quant quant) {

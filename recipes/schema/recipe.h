@@ -25,7 +25,7 @@ enum class Scheduler { constant, linear, cosine, wsd };
 enum class OptimizerType { adamw, sgd };
 enum class Device { automatic, cpu, cuda };
 enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
-enum class Quant { f32, f16, bf16, q8_0, int8, int4 };
+enum class Quant { f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0, int8, int4 };
 enum class OnnxFlavour { standard, genai };
 
 struct ModelOptions {

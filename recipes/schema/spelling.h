@@ -80,6 +80,11 @@ struct Spelling<Quant> {
                                                                                     {Quant::f16, "f16"},
                                                                                     {Quant::bf16, "bf16"},
                                                                                     {Quant::q8_0, "q8_0"},
+                                                                                    {Quant::q6_k, "q6_k"},
+                                                                                    {Quant::q5_k_m, "q5_k_m"},
+                                                                                    {Quant::q5_0, "q5_0"},
+                                                                                    {Quant::q4_k_m, "q4_k_m"},
+                                                                                    {Quant::q4_0, "q4_0"},
                                                                                     {Quant::int8, "int8"},
                                                                                     {Quant::int4, "int4"}});
 };

@@ -216,11 +216,12 @@ TEST(BaseModel, NamesATensorThatCannotBeRead) {
   GgufMetadata metadata = sizes();
   std::erase_if(metadata, [](const auto& pair) { return pair.first == "llama.embedding_length"; });
   metadata.emplace_back("llama.embedding_length", 256u);
-  const auto q4_k = static_cast<GgufType>(12);
-  write(folder / "m.gguf", metadata, {{"token_embd.weight", q4_k, {3, 256}}});
-  EXPECT_THAT(error_text(Fault::data, [&] { open_base_model(folder / "m.gguf"); }),
-              HasSubstr("m.gguf: has the tensor token_embd.weight in Q4_K; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 can be "
-                        "tuned and exported; take the F16, BF16 or Q8_0 file"));
+  const auto q2_k = static_cast<GgufType>(10);
+  write(folder / "m.gguf", metadata, {{"token_embd.weight", q2_k, {3, 256}}});
+  EXPECT_THAT(
+      error_text(Fault::data, [&] { open_base_model(folder / "m.gguf"); }),
+      HasSubstr("m.gguf: has the tensor token_embd.weight in Q2_K; F32, F16, BF16, Q4_0 to Q8_0 and Q4_K to Q6_K "
+                "can be tuned and exported; take the F16, BF16 or Q8_0 file"));
 }
 
 TEST(BaseModel, SaysWhatIsThereInstead) {

@@ -178,18 +178,18 @@ def test_inspect_says_what_is_there(run):
     assert model["kind"] == "model, GGUF" and model["can_be_tuned"] and model["general.architecture"] == "llama"
 
 
-def test_inspect_lists_k_quants_which_are_refused_as_weights(run, tmp_path):
+def test_inspect_lists_types_which_are_refused_as_weights(run, tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "k.gguf", "llama")
     for add, value in [(writer.add_context_length, 64), (writer.add_embedding_length, 256), (writer.add_block_count, 1),
                        (writer.add_feed_forward_length, 256), (writer.add_head_count, 4), (writer.add_layer_norm_rms_eps, 1e-5)]:  # fmt: skip
         add(value)
-    kind = gguf.GGMLQuantizationType.Q4_K
-    writer.add_tensor("token_embd.weight", np.zeros((8, 144), dtype=np.uint8), raw_shape=(8, 144), raw_dtype=kind)
+    kind = gguf.GGMLQuantizationType.Q3_K
+    writer.add_tensor("token_embd.weight", np.zeros((8, 110), dtype=np.uint8), raw_shape=(8, 110), raw_dtype=kind)
     writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
     found = inspected(tmp_path / "k.gguf")
-    assert not found["can_be_tuned"] and found["tensors"] == [{"name": "token_embd.weight", "dtype": "Q4_K", "shape": [8, 256]}]
+    assert not found["can_be_tuned"] and found["tensors"] == [{"name": "token_embd.weight", "dtype": "Q3_K", "shape": [8, 256]}]
     done = tune("export", "--format", "hf", "--model", tmp_path / "k.gguf", "--output", tmp_path / "hf", expect=3)
-    assert "token_embd.weight in Q4_K" in done.stderr
+    assert "token_embd.weight in Q3_K" in done.stderr
 
 
 @pytest.mark.parametrize("adapted", [False, True])

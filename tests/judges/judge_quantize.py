@@ -1,14 +1,18 @@
-"""Blocks of every quantised GGUF type, byte for byte as ggml's own quantiser makes them, and back as gguf-py reads them."""
+"""Blocks of every quantised GGUF type, byte for byte as ggml's own quantiser makes them, and back as gguf-py reads them;
+whole files with the types that llama.cpp chooses, which it loads and computes with."""
 
 import ctypes
+import re
 import subprocess
 
 import gguf
 import numpy as np
 import pytest
+import torch
 import xllamacpp  # its library holds ggml
 
-from tune_program import BUILD
+from llama_cpp import LlamaCpp, divergence
+from tune_program import BUILD, probe as model_probe, tune
 
 TYPES = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"]
 COLUMNS = 1280  # five super-blocks: an odd number, 40 blocks of 32: no multiple of 16
@@ -24,7 +28,7 @@ def ggml():
 
 
 def number_of(kind):
-    return getattr(gguf.GGMLQuantizationType, kind.upper())
+    return gguf.GGMLQuantizationType[kind.upper()]
 
 
 def reference(ggml, kind, values, importance=None):
@@ -95,3 +99,81 @@ def test_blocks_are_read_as_gguf_reads_them(ggml, tmp_path, kind):
     probe("decode", kind, tmp_path / "blocks", tmp_path / "values")
     decoded = np.fromfile(tmp_path / "values", np.float32)
     np.testing.assert_array_equal(decoded, gguf.quants.dequantize(blocks, number_of(kind)).reshape(-1))
+
+
+# ---- whole files ----
+
+DEEP = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=16, num_attention_heads=4, num_key_value_heads=2)
+MANY = {0, 1, 4, 7, 10, 13, 14, 15}  # of 16 layers: the first two, the last two, every third between
+
+
+def llama_types(name, quant):
+    """llama-quantize's choice for a Llama of 16 layers, untied (src/llama-quant.cpp, llama_tensor_get_type)."""
+    if name.endswith("norm.weight"):
+        return "F32"
+    if name == "output.weight":
+        return "Q8_0" if quant == "q8_0" else "Q6_K"
+    mostly = {"q4_k_m": "Q4_K", "q5_k_m": "Q5_K"}.get(quant, quant.upper())
+    layer = re.match(r"blk\.(\d+)\.(attn_v|ffn_down)\.", name)
+    return "Q6_K" if quant in ("q4_k_m", "q5_k_m") and layer and int(layer[1]) in MANY else mostly
+
+
+def mixtral_types(name, quant):
+    """The same for two layers of eight experts, hidden 96: rows that super-blocks don't divide fall back."""
+    if name.endswith("norm.weight") or "ffn_gate_inp" in name:
+        return "F32"
+    if "attn_v" in name or "attn_k" in name or name == "output.weight" or quant == "q8_0":
+        return "Q8_0"  # output: instead of Q6_K
+    if quant == "q6_k":
+        return "Q8_0"
+    if quant in ("q4_0", "q5_0"):
+        return quant.upper()
+    # of two layers, an eighth is none: use_more_bits(i, 2) is i >= 1
+    if "ffn_down" in name and name.startswith("blk.1."):
+        return "Q8_0"  # instead of Q6_K
+    if quant == "q5_k_m" or "attn_output" in name:
+        return "Q5_1"  # instead of Q5_K
+    return "Q5_0"  # instead of Q4_K
+
+
+QUANTS = ["q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
+
+
+def exported(model, quant, folder):
+    path = folder / f"{model.name}-{quant}.gguf"
+    if not path.exists():
+        tune("export", "--format", "gguf", "--quant", quant, "--model", model, "--output", path)
+    return path
+
+
+def tensors_of(path):
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return tmp_path_factory.mktemp("gguf")
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("kind", ["llama-gqa", "mixtral-eight"])
+def test_a_files_types_are_llama_cpps_and_its_bytes_ggmls(ggml, tiny, files, kind, quant):
+    folder = tiny(kind, **DEEP) if kind == "llama-gqa" else tiny(kind, num_hidden_layers=2)
+    types = llama_types if kind == "llama-gqa" else mixtral_types
+    exact, written = (tensors_of(exported(folder, q, files)) for q in ("f32", quant))
+    assert {n: t.tensor_type.name for n, t in written.items()} == {n: types(n, quant) for n in exact}
+    for name, tensor in written.items():
+        if tensor.tensor_type.name != "F32":
+            values = np.ascontiguousarray(exact[name].data.reshape(-1, exact[name].shape[0]))
+            want = reference(ggml, tensor.tensor_type.name.lower(), values)
+            assert np.array_equal(tensor.data.reshape(-1).view(np.uint8), want), name
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_llama_cpp_computes_with_the_file_what_we_do(tiny, files, tmp_path, quant):
+    """Ours: the file's numbers, in fp32. llama.cpp rounds activations to 8 bits in front of quantised matrices."""
+    path = exported(tiny("llama-gqa", hidden_size=256, intermediate_size=512, num_attention_heads=4), quant, files)
+    ids = [1, *map(int, np.random.default_rng(1).integers(300, 30000, 11))]
+    request = {"model": str(path), "batches": [[{"ids": ids, "trained": [1] * len(ids)}]], "backward": False}
+    ours = torch.log_softmax(model_probe(request, tmp_path / "ours.safetensors")["logits.0"].double(), -1)[:-1].numpy()
+    assert divergence(ours, LlamaCpp(path).log_probabilities(ids)) <= 2e-3

@@ -66,7 +66,8 @@ TEST(Checks, SayWhatCannotGoTogether) {
       {kLeast + "export: [{format: hf, quant: q8_0}]",
        "r.yaml:3:30: quant is q8_0 with format hf; q8_0 goes with gguf; write f32, f16 or bf16"},
       {kLeast + "export: [{format: gguf, quant: int4}]",
-       "r.yaml:3:32: quant is int4 with format gguf; int4 goes with onnx; write f32, f16, bf16 or q8_0"},
+       "r.yaml:3:32: quant is int4 with format gguf; int4 goes with onnx; write f32, f16, bf16, q8_0, q6_k, q5_k_m, "
+       "q5_0, q4_k_m or q4_0"},
       {kLeast + "export: [{format: onnx, quant: q8_0}]",
        "r.yaml:3:32: quant is q8_0 with format onnx; q8_0 goes with gguf; write f32, f16, bf16, int8 or int4"},
       {kLeast + "export: [{format: hf, flavour: genai}]",

@@ -12,51 +12,13 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "tools/export/gguf_tokenizer.h"
+#include "tools/export/gguf_types.h"
 #include "tools/export/mark.h"
 #include "tools/export/stream.h"
 
 namespace tune {
 
 namespace {
-
-GgufType type_of(Quant quant) {
-  switch (quant) {
-    case Quant::f32:
-      return GgufType::f32;
-    case Quant::f16:
-      return GgufType::f16;
-    case Quant::bf16:
-      return GgufType::bf16;
-    case Quant::q8_0:
-      return GgufType::q8_0;
-    default:
-      break;
-  }
-  return GgufType::f32;
-}
-
-/// llama.cpp's numbers for "mostly this type".
-std::uint32_t file_type(Quant quant) {
-  switch (quant) {
-    case Quant::f32:
-      return 0;
-    case Quant::f16:
-      return 1;
-    case Quant::q8_0:
-      return 7;
-    case Quant::bf16:
-      return 32;
-    default:
-      break;
-  }
-  return 0;
-}
-
-GgufType type_for(const TensorInfo& tensor, Quant quant) {
-  if (tensor.shape.size() == 1 || tensor.name.ends_with("block_sparse_moe.gate.weight")) return GgufType::f32;
-  const GgufType type = type_of(quant);
-  return tensor.shape.back() % traits_of(type)->block == 0 ? type : GgufType::f16;
-}
 
 /// "models/zephyr/" and "models/zephyr" are called zephyr, "models/smol.Q4_1.gguf" smol.Q4_1.
 std::string name_of(const BaseModel& base) {
@@ -80,7 +42,7 @@ void append_general(const BaseModel& base, Quant quant, GgufMetadata& metadata) 
   metadata.emplace_back("general.base_model.count", std::uint32_t{1});
   metadata.emplace_back("general.base_model.0.name", name);
   metadata.emplace_back(kExportMarkKey, "gguf");
-  metadata.emplace_back("general.file_type", file_type(quant));
+  metadata.emplace_back("general.file_type", gguf_file_type(quant));
   metadata.emplace_back("general.quantization_version", std::uint32_t{2});
 }
 
@@ -135,7 +97,7 @@ std::vector<Target> targets_of(const ModelConfig& config, Quant quant) {
       shape.insert(shape.begin(), config.num_local_experts);
       stacks[*name] = targets.size();
     }
-    targets.push_back({{*name, type_for(tensor, quant), std::move(shape)}, {tensor}});
+    targets.push_back({{*name, gguf_type_for(tensor, quant, config), std::move(shape)}, {tensor}});
   }
   return targets;
 }

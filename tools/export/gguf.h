@@ -6,8 +6,8 @@
 
 namespace tune {
 
-/// Writes one GGUF file with weights, tokenizer and chat template that llama.cpp loads by itself. Vectors stay F32; a
-/// matrix whose rows q8_0 can't divide into blocks of 32 becomes F16. Streamed: a few MB whatever the model's size.
+/// Writes one GGUF file with weights, tokenizer and chat template that llama.cpp loads by itself. Types as of
+/// gguf_type_for. Streamed: a few MB whatever the model's size.
 /// Error{Fault::data} when llama.cpp can't express the tokenizer, before anything is written, and for weights that are
 /// no numbers or none in `quant`; Error{Fault::running} when the disk refuses or is too small.
 void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem::path& output);

@@ -55,7 +55,9 @@ int export_verb(const std::vector<std::string>& arguments) {
   po::options_description options("Options");
   const auto text = [] { return po::value<std::string>(); };
   options.add_options()("format", text(), "adapter, hf, gguf, gguf-lora or onnx")(
-      "quant", text(), "of hf, gguf and onnx: f32, f16, bf16 (the default); of gguf also q8_0, of onnx int8 and int4")(
+      "quant", text(),
+      "of hf, gguf and onnx: f32, f16, bf16 (the default); of gguf also q8_0, q6_k, "
+      "q5_k_m, q5_0, q4_k_m and q4_0; of onnx int8 and int4")(
       "flavour", text(), "of onnx: standard (the default; any runtime) or genai (onnxruntime-genai)")(
       "separate-adapter", "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged")(
       "run", text(), "output_dir of a run, or one of its checkpoints")(
