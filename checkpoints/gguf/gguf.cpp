@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "checkpoints/gguf/parser.h"
+#include "checkpoints/gguf/parts.h"
 #include "recipes/schema/error.h"
 
 namespace tune {
@@ -40,7 +43,62 @@ bool is_readable(GgufType type) {
   return false;
 }
 
-GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) { GgufParser(*this).parse(); }
+GgufFile::GgufFile(MappedFile file) : file_(std::move(file)) { GgufParser(*this).parse(); }
+
+GgufFile::GgufFile(const std::filesystem::path& path) : GgufFile(MappedFile(path)) { append_parts(); }
+
+GgufFile GgufFile::alone(const std::filesystem::path& path) { return GgufFile(MappedFile(path)); }
+
+void GgufFile::append_parts() {
+  const std::int64_t count = integer(kPartCountKey, 1), number = integer(kPartNumberKey, 0) + 1;
+  if (count == 1) return;
+  if (count < 1 || count > 99999 || number < 1 || number > count) fail(fmt::format("is part {} of {}", number, count));
+  const auto parts = static_cast<std::size_t>(count);
+  const std::filesystem::path whole = gguf_whole_path(path(), static_cast<std::size_t>(number), parts);
+  if (whole.empty())
+    throw Error{Fault::data,
+                {path().string()},
+                fmt::format("is part {} of {}, but isn't named so", number, count),
+                fmt::format("give it the name it had: {}", gguf_part_path("NAME.gguf", number, parts).string())};
+  if (number > 1)
+    throw Error{Fault::data,
+                {path().string()},
+                fmt::format("is part {} of {}", number, count),
+                fmt::format("give the first one, {}", gguf_part_path(whole, 1, parts).filename().string())};
+  for (std::size_t i = 2; i <= parts; ++i) {
+    GgufFile part = alone(gguf_part_path(whole, i, parts));
+    if (part.integer(kPartCountKey, 1) != count || part.integer(kPartNumberKey, 0) + 1 != static_cast<std::int64_t>(i))
+      part.fail(fmt::format("says of itself that it is another part than {} of {}", i, count));
+    for (GgufTensor& tensor : part.tensors_) tensors_.push_back(std::move(tensor));
+    other_parts_.push_back(std::move(part.file_));
+  }
+  std::set<std::string_view> names;
+  for (const GgufTensor& tensor : tensors_)
+    if (!names.insert(tensor.name).second)
+      fail(fmt::format("and its other parts have the tensor {} twice", tensor.name));
+  if (const std::int64_t wanted = integer(kPartTensorsKey); wanted != static_cast<std::int64_t>(tensors_.size()))
+    fail(fmt::format("and its other parts have {} tensors of {}", tensors_.size(), wanted));
+}
+
+std::uint64_t GgufFile::size_bytes() const {
+  std::uint64_t sum = file_.bytes().size();
+  for (const MappedFile& part : other_parts_) sum += part.bytes().size();
+  return sum;
+}
+
+void GgufFile::check_unchanged() const {
+  file_.check_unchanged();
+  for (const MappedFile& part : other_parts_) part.check_unchanged();
+}
+
+void GgufFile::release(std::span<const std::byte> bytes) const {
+  const auto holds = [&](const MappedFile& part) {
+    return bytes.data() >= part.bytes().data() && bytes.data() < part.bytes().data() + part.bytes().size();
+  };
+  if (holds(file_)) return file_.release(bytes);
+  for (const MappedFile& part : other_parts_)
+    if (holds(part)) return part.release(bytes);
+}
 
 void GgufFile::fail(const std::string& what) const {
   throw Error{Fault::data, {path().string()}, what, "copy, download or convert the file again"};

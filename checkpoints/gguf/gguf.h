@@ -62,15 +62,19 @@ struct GgufTensor {
   std::span<const std::byte> bytes;
 };
 
-/// An opened file, mapped; move-only, spans stay valid when it is moved. Everything is checked before it is used:
+/// An opened file, mapped; move-only, spans stay valid when it is moved. Of a model that is split over several files,
+/// the first one opens the others and has the tensors of all. Everything is checked before it is used:
 /// counts and lengths against the bytes that are left, products against overflow, types against ggml's list.
 class GgufFile {
  public:
-  /// Error{Fault::data} naming the file and what is wrong with it.
+  /// Error{Fault::data} naming the file and what is wrong with it, a part that is missing included.
   explicit GgufFile(const std::filesystem::path& path);
 
+  /// This one file, whatever it is a part of.
+  static GgufFile alone(const std::filesystem::path& path);
+
   const std::filesystem::path& path() const { return file_.path(); }
-  std::uint64_t size_bytes() const { return file_.bytes().size(); }
+  std::uint64_t size_bytes() const;  // of all parts
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* find(std::string_view name) const;
 
@@ -86,18 +90,21 @@ class GgufFile {
   std::vector<double> numbers(const std::string& key) const;
 
   /// As MappedFile's.
-  void check_unchanged() const { file_.check_unchanged(); }
-  void release(std::span<const std::byte> part) const { file_.release(part); }
+  void check_unchanged() const;
+  void release(std::span<const std::byte> bytes) const;
 
  private:
   friend class GgufParser;
   using Number = std::variant<std::int64_t, std::uint64_t, double, bool>;
   using Value = std::variant<Number, std::string, std::vector<Number>, std::vector<std::string>>;
 
+  explicit GgufFile(MappedFile file);
+  void append_parts();
   const Value* value(const std::string& key) const;
   [[noreturn]] void fail(const std::string& what) const;
 
   MappedFile file_;
+  std::vector<MappedFile> other_parts_;
   std::map<std::string, Value> pairs_;
   std::vector<GgufTensor> tensors_;
 };

@@ -154,9 +154,6 @@ void refuse_other_models(const GgufFile& file) {
   if (architecture != "llama")
     refuse(file, fmt::format("has the architecture \"{}\"; llama is read (Mistral files have it, too)", architecture),
            "use a Llama or Mistral model");
-  if (file.integer("split.count", 1) > 1)
-    refuse(file, fmt::format("is one of {} parts", file.integer("split.count")),
-           "join them with llama-gguf-split --merge");
   const std::string scaling = file.text("llama.rope.scaling.type", "none");
   if (scaling != "none")
     refuse(file, fmt::format("has rope scaling \"{}\", which is not supported", scaling), "use a model without it");

@@ -24,6 +24,8 @@ class Header {
     bytes_.append(text);
   }
 
+  void value(std::uint16_t value) { type(GgufValueType::u16), scalar(value); }
+  void value(std::int32_t value) { type(GgufValueType::i32), scalar(value); }
   void value(std::uint32_t value) { type(GgufValueType::u32), scalar(value); }
   void value(float value) { type(GgufValueType::f32), scalar(value); }
   void value(bool value) { type(GgufValueType::boolean), scalar<std::uint8_t>(value); }

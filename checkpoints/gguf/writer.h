@@ -12,8 +12,8 @@
 namespace tune {
 
 /// A metadata value in the type it has in the file.
-using GgufValue = std::variant<std::uint32_t, float, bool, std::string, std::vector<std::string>, std::vector<float>,
-                               std::vector<std::int32_t>>;
+using GgufValue = std::variant<std::uint16_t, std::int32_t, std::uint32_t, float, bool, std::string,
+                               std::vector<std::string>, std::vector<float>, std::vector<std::int32_t>>;
 
 /// In the order of the file.
 using GgufMetadata = std::vector<std::pair<std::string, GgufValue>>;

@@ -6,9 +6,11 @@
 #include <filesystem>
 #include <set>
 
+#include "recipes/schema/error.h"
 #include "recipes/schema/quants.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/suggest.h"
+#include "recipes/schema/units.h"
 
 namespace tune {
 namespace {
@@ -268,6 +270,24 @@ void only_onnx_has_flavours_and_separate_adapters(const Recipe& recipe, Reading&
   }
 }
 
+void shards_have_a_size(const Recipe& recipe, Reading& reading) {
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
+    const ExportOptions& wanted = recipe.exports[i];
+    if (wanted.max_shard_size.empty()) continue;
+    const Place place = reading.place_of(fmt::format("export[{}].max_shard_size", i));
+    if (wanted.format != ExportFormat::hf && wanted.format != ExportFormat::gguf) {
+      reading.problems.add(place, fmt::format("max_shard_size is given with format {}", spelling(wanted.format)),
+                           "only hf and gguf are split over files; leave it out");
+      continue;
+    }
+    try {
+      parse_shard_size(wanted.max_shard_size, "");
+    } catch (const Error& error) {
+      reading.problems.add(place, error.what());
+    }
+  }
+}
+
 /// What an export is called beside its format: gguf and onnx have their quant in their names, onnx its flavour, too.
 std::string details_of(const ExportOptions& wanted) {
   std::string text;
@@ -315,6 +335,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   exported_adapters_exist(recipe, reading);
   formats_hold_their_quant(recipe, reading);
   only_onnx_has_flavours_and_separate_adapters(recipe, reading);
+  shards_have_a_size(recipe, reading);
   exports_have_names_of_their_own(recipe, reading);
   output_does_not_overwrite_the_base_model(recipe, reading);
 }

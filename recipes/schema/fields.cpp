@@ -259,6 +259,11 @@ const std::vector<Row<ExportOptions>>& rows() {
        {},
        {},
        "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged into them"},
+      {"max_shard_size",
+       &S::max_shard_size,
+       {},
+       {"split_max_size"},
+       "of hf and gguf: bytes of tensors a file at most, such as 5GB; empty: 5GB with hf, one file with gguf"},
       {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;

@@ -136,6 +136,7 @@ struct ExportOptions {
   std::optional<Quant> quant;          // of hf, gguf and onnx, bf16 unless given; an adapter keeps its own numbers
   std::optional<OnnxFlavour> flavour;  // of onnx, standard unless given
   bool separate_adapter = false;       // of onnx: not merged into the weights, but loaded at run time
+  std::string max_shard_size;          // of hf and gguf: "5GB"; empty: 5 GB with hf, one file with gguf
 };
 
 struct Recipe {

@@ -63,14 +63,27 @@ std::int64_t parse_bytes(std::string_view text, const std::string& place) {
   return static_cast<std::int64_t>(*number * unit_bytes);
 }
 
-std::int64_t parse_device_memory(std::string_view text, const std::string& place) {
+namespace {
+
+std::int64_t parse_large(std::string_view text, const std::string& place, std::string_view what,
+                         std::string_view unit) {
   const std::int64_t bytes = parse_bytes(text, place);
-  if (bytes >= 1 << 20) return bytes;
+  if (bytes >= 1000000) return bytes;
   const bool no_unit = parse_number(text).has_value();
   throw Error{Fault::recipe,
               {place},
-              fmt::format("{}{} is no device's memory", in_quotes(text), no_unit ? " bytes" : ""),
-              no_unit ? fmt::format("add the unit: {}GiB", text) : "write it as 24GiB, 512MiB or 24GB"};
+              fmt::format("{}{} is no {}", in_quotes(text), no_unit ? " bytes" : "", what),
+              no_unit ? fmt::format("add the unit: {}{}", text, unit) : "write it as 24GiB, 512MiB or 24GB"};
+}
+
+}  // namespace
+
+std::int64_t parse_device_memory(std::string_view text, const std::string& place) {
+  return parse_large(text, place, "device's memory", "GiB");
+}
+
+std::int64_t parse_shard_size(std::string_view text, const std::string& place) {
+  return parse_large(text, place, "file's size", "GB");
 }
 
 Expanded expand_environment(std::string_view text) {

@@ -16,8 +16,11 @@ std::optional<double> parse_number(std::string_view text);
 /// Error{Fault::recipe} naming `place` for anything else, for a negative number and from 2^63 bytes on.
 std::int64_t parse_bytes(std::string_view text, const std::string& place);
 
-/// The same for a device: less than 1 MiB is an Error as well, for "24" means gigabytes to whoever types it.
+/// The same for a device: less than 1 MB is an Error as well, for "24" means gigabytes to whoever types it.
 std::int64_t parse_device_memory(std::string_view text, const std::string& place);
+
+/// The same for a file of a model that is split: at least 1 MB, so that "5" isn't taken for bytes.
+std::int64_t parse_shard_size(std::string_view text, const std::string& place);
 
 /// The text with every ${NAME} replaced by that environment variable; $${ stands for ${. Never a shell.
 /// On failure `problem` says why (variable not set, unclosed brace, control character in the value).

@@ -195,7 +195,7 @@ TEST(GgufModel, RefusesWhatItCantCompute) {
   EXPECT_THAT(refusal("llama.block_count", 5000u), HasSubstr("5000 layers, but has 1 tensors"));
   EXPECT_THAT(refusal("llama.attention.head_count_kv", 3u), HasSubstr("they must divide"));
   EXPECT_THAT(refusal("llama.rope.dimension_count", 2u), HasSubstr("rotates 2 dimensions of heads of 4"));
-  EXPECT_THAT(refusal("split.count", 3u), HasSubstr("is one of 3 parts"));
+  EXPECT_THAT(refusal("split.count", 3u), HasSubstr("is part 1 of 3, but isn't named so"));
   EXPECT_THAT(refusal("x", 1u, {{"blk.0.ssm_a.weight", GgufType::f32, {4}}}), HasSubstr("no part of a llama model"));
   EXPECT_THAT(refusal("x", 1u, {{"rope_freqs.weight", GgufType::f32, {2}}}), HasSubstr("isn't all ones"));
   for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})

@@ -2,6 +2,7 @@
 whole files with the types that llama.cpp chooses, which it loads and computes with."""
 
 import ctypes
+import json
 import re
 import subprocess
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import xllamacpp  # its library holds ggml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from llama_cpp import LlamaCpp, divergence
 from tune_program import BUILD, probe as model_probe, tune
@@ -47,7 +50,7 @@ def probe(*arguments):
     return done.stdout
 
 
-def ours(tmp_path, kind, values, importance=None):
+def our_blocks(tmp_path, kind, values, importance=None):
     values.tofile(tmp_path / "values")
     more = []
     if importance is not None:
@@ -80,7 +83,7 @@ def rows(random):
 @pytest.mark.parametrize("kind", TYPES)
 def test_bytes_are_ggmls(ggml, tmp_path, kind):
     values = rows(np.random.default_rng(TYPES.index(kind)))
-    np.testing.assert_array_equal(ours(tmp_path, kind, values), reference(ggml, kind, values))
+    np.testing.assert_array_equal(our_blocks(tmp_path, kind, values), reference(ggml, kind, values))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -89,7 +92,7 @@ def test_bytes_with_an_importance_matrix_are_ggmls(ggml, tmp_path, kind):
     values = rows(random)
     importance = (random.standard_normal(COLUMNS).astype(np.float32) ** 2 * 10).astype(np.float32)
     importance[64:72] = 0  # inputs that were never seen
-    np.testing.assert_array_equal(ours(tmp_path, kind, values, importance), reference(ggml, kind, values, importance))
+    np.testing.assert_array_equal(our_blocks(tmp_path, kind, values, importance), reference(ggml, kind, values, importance))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -146,6 +149,11 @@ def exported(model, quant, folder):
     return path
 
 
+def ours(path, ids, tmp_path):
+    request = {"model": str(path), "batches": [[{"ids": ids, "trained": [1] * len(ids)}]], "backward": False}
+    return torch.log_softmax(model_probe(request, tmp_path / "ours.safetensors")["logits.0"].double(), -1)[:-1].numpy()
+
+
 def tensors_of(path):
     return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
 
@@ -173,7 +181,44 @@ def test_a_files_types_are_llama_cpps_and_its_bytes_ggmls(ggml, tiny, files, kin
 def test_llama_cpp_computes_with_the_file_what_we_do(tiny, files, tmp_path, quant):
     """Ours: the file's numbers, in fp32. llama.cpp rounds activations to 8 bits in front of quantised matrices."""
     path = exported(tiny("llama-gqa", hidden_size=256, intermediate_size=512, num_attention_heads=4), quant, files)
-    ids = [1, *map(int, np.random.default_rng(1).integers(300, 30000, 11))]
-    request = {"model": str(path), "batches": [[{"ids": ids, "trained": [1] * len(ids)}]], "backward": False}
-    ours = torch.log_softmax(model_probe(request, tmp_path / "ours.safetensors")["logits.0"].double(), -1)[:-1].numpy()
-    assert divergence(ours, LlamaCpp(path).log_probabilities(ids)) <= 2e-3
+    ids = [1, *map(int, np.random.default_rng(1).integers(300, 30000, 40))]
+    assert divergence(ours(path, ids, tmp_path), LlamaCpp(path).log_probabilities(ids)) <= 2e-3
+
+
+# ---- split files ----
+
+
+def test_a_split_model_is_the_whole_one_to_llama_cpp_and_to_us(tiny, files, tmp_path):
+    model, ids = tiny("mixtral-eight", num_hidden_layers=2), [1, *range(500, 520)]
+    whole, output = exported(model, "f16", files), tmp_path / "m.gguf"
+    shards = ["export", "--format", "gguf", "--quant", "f16", "--model", model, "--output", output, "--max-shard-size"]
+    first = tune(*shards, "4MB").stdout.strip()
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert len(parts) == 3 and str(parts[0]) == first and first.endswith("m-00001-of-00003.gguf")
+    held = [sum(tensor.n_bytes for tensor in gguf.GGUFReader(part).tensors) for part in parts]
+    embedding = 32000 * 96 * 2  # twice, each larger than a part may be
+    assert sorted(held)[1:] == [embedding, embedding] and min(held) <= 4e6
+    theirs = LlamaCpp(first).log_probabilities(ids)
+    assert np.array_equal(theirs, LlamaCpp(whole).log_probabilities(ids))
+    assert np.array_equal(ours(first, ids, tmp_path), ours(whole, ids, tmp_path))
+    shown = json.loads(tune("inspect", "--json", first).stdout)
+    assert len(shown["tensors"]) == len(tensors_of(whole))
+
+    assert "give the first one, m-00001-of-00003.gguf" in tune("inspect", parts[1], expect=3).stderr
+    parts[2].rename(tmp_path / "away")
+    assert "m-00003-of-00003.gguf" in tune("inspect", first, expect=3).stderr
+    (tmp_path / "away").rename(parts[2])
+    tune(*shards, "1GB")
+    assert sorted(tmp_path.glob("*.gguf")) == [output], "what an earlier export wrote under the name is replaced, whole"
+    parts[0].write_text("somebody's")
+    assert "was written by no export" in tune(*shards, "4MB", expect=2).stderr
+
+
+def test_hugging_face_shards_are_as_large_as_asked(tiny, tmp_path):
+    model = tiny("mixtral-eight", num_hidden_layers=2)
+    tune("export", "--format", "hf", "--quant", "f32", "--model", model, "--output", tmp_path / "hf", "--max-shard-size", "1MB")
+    files = sorted(tmp_path.glob("hf/*.safetensors"))
+    sizes = [sum(t.nbytes for t in load_file(file).values()) for file in files]
+    assert len(files) > 3 and all(size <= 1e6 or len(load_file(file)) == 1 for file, size in zip(files, sizes))
+    before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (model, tmp_path / "hf"))
+    assert all(torch.equal(before[name], after[name]) for name in before | after)

@@ -1,50 +1,97 @@
-"""llama.cpp as a judge, through the wheel xllamacpp: log-probabilities of every next token.
+"""llama.cpp as a judge: log-probabilities of every next token, through the C interface of the library in the wheel xllamacpp."""
 
-Its server interface scores the next token only, so a text of n tokens takes n - 1 requests over one growing prompt.
-"""
+import ctypes
 
 import numpy as np
 import xllamacpp
 
-COMMON_TOKEN = 272  # a whole word of Mistral's vocabulary: sampling it hides nothing from the list of probabilities
+CONTEXT = 512
+AUTOMATIC, DISABLED, F32, F16 = -1, 0, 0, 1
+
+
+class Parameters(ctypes.Structure):
+    """llama_context_params and llama_model_params as 32-bit words; larger than either. They go and come by value."""
+
+    _fields_ = [("words", ctypes.c_int32 * 64)]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [("n_tokens", ctypes.c_int32), ("token", ctypes.POINTER(ctypes.c_int32)), ("embd", ctypes.c_void_p),
+                ("pos", ctypes.POINTER(ctypes.c_int32)), ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+                ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))), ("logits", ctypes.POINTER(ctypes.c_int8))]  # fmt: skip
+
+
+def opened():
+    library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    pointer = ctypes.c_void_p
+    signatures = {
+        "llama_model_default_params": (Parameters, []), "llama_context_default_params": (Parameters, []),
+        "llama_model_load_from_file": (pointer, [ctypes.c_char_p, Parameters]),
+        "llama_init_from_model": (pointer, [pointer, Parameters]),
+        "llama_adapter_lora_init": (pointer, [pointer, ctypes.c_char_p]),
+        "llama_set_adapters_lora": (ctypes.c_int32, [pointer, ctypes.POINTER(pointer), ctypes.c_size_t,
+                                                     ctypes.POINTER(ctypes.c_float)]),
+        "llama_model_get_vocab": (pointer, [pointer]), "llama_vocab_n_tokens": (ctypes.c_int32, [pointer]),
+        "llama_batch_init": (Batch, [ctypes.c_int32] * 3), "llama_batch_free": (None, [Batch]),
+        "llama_decode": (ctypes.c_int32, [pointer, Batch]), "llama_get_logits": (ctypes.POINTER(ctypes.c_float), [pointer]),
+        "llama_get_memory": (pointer, [pointer]), "llama_memory_clear": (None, [pointer, ctypes.c_bool]),
+        "llama_free": (None, [pointer]), "llama_model_free": (None, [pointer]), "llama_log_set": (None, [pointer, pointer]),
+    }  # fmt: skip
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
 
 
 class LlamaCpp:
-    def __init__(self, model, adapter=None, vocab=32000, sampled=COMMON_TOKEN):
-        self.vocab, self.sampled = vocab, sampled
-        parameters = xllamacpp.CommonParams()
-        parameters.model.path = str(model)
-        parameters.n_ctx, parameters.n_parallel, parameters.warmup = 512, 1, False
-        parameters.cpuparams.n_threads = 1  # more would wait for each other, spinning, in models this small
-        # nothing is rounded but what the file itself rounds
-        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        parameters.verbosity, parameters.fit_params = 0, False
-        if adapter:
-            parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
-        self.server = xllamacpp.Server(parameters)
+    silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
 
-    def next_token(self, ids):
-        """log p [vocab] of what follows ids; NaN where the server leaves a token out (parts of a character)."""
-        # The probabilities are reported before the bias is added, which only decides what is sampled.
-        request = {"prompt": list(map(int, ids)), "n_predict": 1, "temperature": 0.0, "top_k": 1, "n_probs": self.vocab,
-                   "cache_prompt": True, "logit_bias": [[self.sampled, 1e3]]}  # fmt: skip
-        answer = self.server.handle_completions(request)
-        assert "choices" in answer, str(answer)[:300]
-        result = np.full(self.vocab, np.nan)
-        for token in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
-            result[token["id"]] = token["logprob"]
+    def __init__(self, model, adapter=None):
+        self.library = library = opened()
+        library.llama_log_set(self.silent, None)
+        self.model = library.llama_model_load_from_file(str(model).encode(), library.llama_model_default_params())
+        assert self.model, f"llama.cpp can't load {model}"
+        self.vocab = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model))
+        self.context = library.llama_init_from_model(self.model, self.parameters())
+        assert self.context
+        if adapter:
+            lora = library.llama_adapter_lora_init(self.model, str(adapter).encode())
+            assert lora, f"llama.cpp can't load {adapter}"
+            one = ctypes.c_float(1.0)
+            assert library.llama_set_adapters_lora(self.context, ctypes.byref(ctypes.c_void_p(lora)), 1, ctypes.byref(one)) == 0
+
+    def parameters(self):
+        """Nothing is rounded but what the file itself rounds: no flash attention, a cache in fp32."""
+        words = (result := self.library.llama_context_default_params()).words
+        known = {0: 512, 1: 2048, 7: 4, 8: 4, 13: AUTOMATIC, 26: F16, 27: F16}
+        assert all(words[at] == value for at, value in known.items()), "llama_context_params is another one in this version"
+        words[0] = CONTEXT
+        words[7] = words[8] = 1  # threads; more would wait for each other, spinning, in models this small
+        words[13] = DISABLED
+        words[26] = words[27] = F32  # of the cache's keys and values
         return result
 
+    def __del__(self):
+        if getattr(self, "context", None):
+            self.library.llama_free(self.context)
+        if getattr(self, "model", None):
+            self.library.llama_model_free(self.model)
+
     def log_probabilities(self, ids):
-        return np.stack([self.next_token(ids[:n]) for n in range(1, len(ids))])
+        """log p [tokens - 1, vocab] of what follows each token but the last."""
+        library = self.library
+        library.llama_memory_clear(library.llama_get_memory(self.context), True)
+        batch = library.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for at, token in enumerate(ids):
+            batch.token[at], batch.pos[at], batch.n_seq_id[at], batch.logits[at] = int(token), at, 1, 1
+            batch.seq_id[at][0] = 0
+        assert library.llama_decode(self.context, batch) == 0
+        logits = np.ctypeslib.as_array(library.llama_get_logits(self.context), (len(ids), self.vocab)).astype(np.float64)
+        library.llama_batch_free(batch)
+        return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))[:-1]
 
 
 def divergence(ours, theirs):
-    """Mean Kullback-Leibler divergence a token of `theirs` from `ours`, both log p [tokens, vocab], over what is known of
-    theirs. Both are made to sum to one first: llama.cpp adds up its probabilities in fp32, which is off by 1e-6."""
-    known = ~np.isnan(theirs)
-    assert known.mean() > 0.99, "too few tokens are known to judge"
-    ours, theirs = (np.where(known, values, -np.inf) for values in (ours, theirs))
-    ours, theirs = (values - np.logaddexp.reduce(values, axis=1, keepdims=True) for values in (ours, theirs))
-    return (np.exp(ours) * np.subtract(ours, theirs, where=known, out=np.zeros_like(ours))).sum(axis=1).mean()
+    """Mean Kullback-Leibler divergence a token of `theirs` from `ours`, both log p [tokens, vocab]."""
+    return (np.exp(ours) * (ours - theirs)).sum(axis=1).mean()

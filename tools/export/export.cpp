@@ -17,6 +17,7 @@
 #include "recipes/schema/quants.h"
 #include "recipes/schema/reader.h"
 #include "recipes/schema/spelling.h"
+#include "recipes/schema/units.h"
 #include "tools/export/adapter.h"
 #include "tools/export/gguf.h"
 #include "tools/export/gguf_lora.h"
@@ -48,6 +49,11 @@ Dtype dtype_of(Quant quant) {
 }
 
 Quant quant_of(const ExportOptions& options) { return options.quant.value_or(kDefaultQuant); }
+std::uint64_t shard_bytes_of(const ExportOptions& options, std::uint64_t otherwise) {
+  if (options.max_shard_size.empty()) return otherwise;
+  return static_cast<std::uint64_t>(parse_shard_size(options.max_shard_size, "max_shard_size"));
+}
+
 OnnxFlavour flavour_of(const ExportOptions& options) { return options.flavour.value_or(kDefaultFlavour); }
 
 /// The template that the model was trained with, unless the model's own says the same: that one may say more, such as
@@ -59,9 +65,10 @@ std::string template_to_write(const std::string& trained_with, const BaseModel& 
   return own_template_serves(format, *tokenizer) ? "" : std::string(format.jinja_for(*tokenizer));
 }
 
-/// output: a file for gguf, the folder to fill for hf and onnx.
-void export_model(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
-                  const fs::path& output) {
+/// output: a file for gguf, the folder to fill for hf and onnx. Returns where it is, for gguf maybe the first of
+/// several.
+fs::path export_model(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
+                      const fs::path& output) {
   std::unique_ptr<WeightSource> replaced;
   if (source.weights) {
     replaced = open_huggingface_weights(*source.weights);
@@ -77,15 +84,16 @@ void export_model(const ExportOptions& options, const ExportSource& source, cons
   const WeightSource& weights = is_merged ? *merged : replaced ? *replaced : *base.weights;
   const ModelForExport model{base, weights, template_to_write(source.chat_template, base)};
   if (options.format == ExportFormat::gguf)
-    export_gguf(model, quant_of(options), output);
-  else if (options.format == ExportFormat::onnx)
+    return export_gguf(model, quant_of(options), shard_bytes_of(options, UINT64_MAX), output);
+  if (options.format == ExportFormat::onnx)
     export_onnx(model,
                 {.flavour = flavour_of(options),
                  .quant = quant_of(options),
                  .separate_adapter = options.separate_adapter ? &*adapter : nullptr},
                 output);
   else
-    export_hf(model, dtype_of(quant_of(options)), output);
+    export_hf(model, dtype_of(quant_of(options)), output, shard_bytes_of(options, kMaxShardBytes));
+  return output;
 }
 
 bool is_folder(ExportFormat format) { return format != ExportFormat::gguf && format != ExportFormat::gguf_lora; }
@@ -158,7 +166,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   check_format(options, base);
   remove_leftovers_of(output);
   if (options.format == ExportFormat::gguf_lora) export_gguf_lora(base, *source.adapter, output);
-  if (options.format == ExportFormat::gguf) export_model(options, source, base, output);
+  if (options.format == ExportFormat::gguf) return export_model(options, source, base, output);
   if (!is_folder(options.format)) return output;
   AtomicFolder folder(output);
   if (options.format == ExportFormat::adapter)

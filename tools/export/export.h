@@ -20,7 +20,8 @@ struct ExportSource {
 /// as of run_export.
 void check_exports(const Recipe& recipe, const BaseModel& base);
 
-/// Writes one format and returns where: a folder for adapter, hf and onnx, a file for gguf and gguf_lora. An earlier
+/// Writes one format and returns where: a folder for adapter, hf and onnx, a file for gguf and gguf_lora, the first of
+/// several where max_shard_size splits a gguf. An earlier
 /// export of that name is replaced when the new one is whole. Error{Fault::recipe} for a format that there is nothing
 /// for, and where something lies that no export has written; Error{Fault::data} for weights that are no numbers, or
 /// none in the wanted type, and for a tokenizer that the format can't express; Error{Fault::running} for a disk that is

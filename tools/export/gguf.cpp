@@ -2,10 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <deque>
 #include <map>
 
+#include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/gguf/blocks/blocks.h"
 #include "checkpoints/gguf/names.h"
+#include "checkpoints/gguf/parts.h"
 #include "checkpoints/gguf/tokenizer.h"
 #include "checkpoints/gguf/writer.h"
 #include "checkpoints/huggingface/model_tensors.h"
@@ -102,6 +106,33 @@ std::vector<Target> targets_of(const ModelConfig& config, Quant quant) {
   return targets;
 }
 
+/// The targets in order, in files of at most max_bytes.
+std::vector<std::vector<Target>> split(std::vector<Target> targets, std::uint64_t max_bytes) {
+  std::vector<std::vector<Target>> parts(1);
+  std::uint64_t filled = 0;
+  for (Target& target : targets) {
+    const std::uint64_t bytes = stored_bytes(target.info);
+    if (!parts.back().empty() && bytes > max_bytes - std::min(filled, max_bytes)) {
+      parts.emplace_back();
+      filled = 0;
+    }
+    filled += bytes;
+    parts.back().push_back(std::move(target));
+  }
+  return parts;
+}
+
+/// What a part says beside its tensors: the first one all there is to say of the model.
+GgufMetadata metadata_of_part(const GgufMetadata& whole, std::size_t index, std::size_t parts, std::size_t tensors) {
+  GgufMetadata metadata = whole;
+  if (index > 0) metadata = {{kExportMarkKey, "gguf"}};
+  if (parts == 1) return metadata;
+  metadata.emplace_back(kPartNumberKey, static_cast<std::uint16_t>(index));
+  metadata.emplace_back(kPartCountKey, static_cast<std::uint16_t>(parts));
+  metadata.emplace_back(kPartTensorsKey, static_cast<std::int32_t>(tensors));
+  return metadata;
+}
+
 void write_weights(const ModelForExport& model, const std::vector<Target>& targets, GgufWriter& writer) {
   const std::int64_t head_dim = model.base.config.head_dim;
   for (const auto& [target, sources] : targets) {
@@ -121,9 +152,39 @@ void write_weights(const ModelForExport& model, const std::vector<Target>& targe
   }
 }
 
+std::uint64_t bytes_of(const std::vector<Target>& targets) {
+  std::uint64_t sum = 0;
+  for (const Target& target : targets) sum += stored_bytes(target.info);
+  return sum;
+}
+
+/// What has the name of the export, whole or in parts, and isn't one of `written`.
+std::vector<std::filesystem::path> earlier_files(const std::filesystem::path& output,
+                                                 const std::vector<std::filesystem::path>& written) {
+  std::vector<std::filesystem::path> earlier = existing_gguf_parts(output);
+  if (std::filesystem::exists(output)) earlier.push_back(output);
+  std::erase_if(earlier, [&](const auto& file) {
+    return std::any_of(written.begin(), written.end(),
+                       [&](const auto& part) { return part.filename() == file.filename(); });
+  });
+  return earlier;
+}
+
+/// Files that will be replaced or removed: never what is being read, never what no export has written.
+void require_exports(const std::vector<std::filesystem::path>& files, const BaseModel& base) {
+  for (const std::filesystem::path& file : files) {
+    if (std::filesystem::equivalent(file, base.path))
+      throw Error{Fault::recipe, {file.string()}, "is what is exported", "give another output"};
+    if (!is_export(file))
+      throw Error{
+          Fault::recipe, {file.string()}, "was written by no export", "give another output, or remove it first"};
+  }
+}
+
 }  // namespace
 
-void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem::path& output) {
+std::filesystem::path export_gguf(const ModelForExport& model, Quant quant, std::uint64_t max_shard_bytes,
+                                  const std::filesystem::path& output) {
   const ModelConfig& config = model.base.config;
   GgufTokenizer tokenizer = tokenizer_for_gguf(model.base);
   if (!model.chat_template.empty()) tokenizer.chat_template = model.chat_template;
@@ -134,17 +195,27 @@ void export_gguf(const ModelForExport& model, Quant quant, const std::filesystem
   append_general(model.base, quant, metadata);
   append_model(config, metadata);
   append_gguf_tokenizer(tokenizer, metadata);
-  const std::vector<Target> targets = targets_of(config, quant);
-  std::vector<GgufTensorInfo> infos;
-  std::uint64_t bytes = 0;
-  for (const Target& target : targets) {
-    infos.push_back(target.info);
-    bytes += stored_bytes(target.info);
-  }
+  std::vector<Target> targets = targets_of(config, quant);
+  const std::size_t tensors = targets.size();
+  const std::uint64_t bytes = bytes_of(targets);
   require_free_disk(output, bytes + bytes / 10, "the exported model");
-  GgufWriter writer(output, metadata, std::move(infos));
-  write_weights(model, targets, writer);
-  writer.close();
+  const std::vector<std::vector<Target>> parts = split(std::move(targets), max_shard_bytes);
+  std::vector<std::filesystem::path> files;
+  for (std::size_t i = 1; i <= parts.size(); ++i)
+    files.push_back(parts.size() == 1 ? output : gguf_part_path(output, i, parts.size()));
+  require_exports(existing_gguf_parts(output), model.base);
+
+  std::deque<GgufWriter> writers;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    std::vector<GgufTensorInfo> infos;
+    for (const Target& target : parts[i]) infos.push_back(target.info);
+    writers.emplace_back(files[i], metadata_of_part(metadata, i, parts.size(), tensors), std::move(infos));
+    write_weights(model, parts[i], writers.back());
+  }
+  for (auto writer = writers.rbegin(); writer != writers.rend(); ++writer)
+    writer->close();  // what is opened comes last
+  for (const std::filesystem::path& file : earlier_files(output, files)) remove_atomically(file);
+  return files.front();
 }
 
 }  // namespace tune

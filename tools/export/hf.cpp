@@ -53,11 +53,11 @@ void write_companions(const ModelForExport& model, Dtype dtype, const fs::path& 
   name_end_of_turn(model, folder);
 }
 
-void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& folder) {
+void export_hf(const ModelForExport& model, Dtype dtype, const fs::path& folder, std::uint64_t max_shard_bytes) {
   write_companions(model, dtype, folder);
   std::vector<TensorInfo> tensors = expected_tensors(model.base.config);
   for (TensorInfo& tensor : tensors) tensor.dtype = dtype_name(dtype);
-  write_shards(model.weights, tensors, folder);
+  write_shards(model.weights, tensors, folder, max_shard_bytes);
 }
 
 }  // namespace tune

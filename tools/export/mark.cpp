@@ -24,7 +24,7 @@ void mark_export(const fs::path& folder, const ExportOptions& options, const Exp
 bool is_export(const fs::path& path) {
   if (fs::is_directory(path)) return fs::is_regular_file(path / kExportMarkFile);
   try {
-    return GgufFile(path).has(kExportMarkKey);
+    return GgufFile::alone(path).has(kExportMarkKey);
   } catch (const Error&) {  // something else, or damaged
     return false;
   }

@@ -5,7 +5,6 @@
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/file_system.h"
 #include "checkpoints/huggingface/convert.h"
-#include "checkpoints/huggingface/shards.h"
 #include "checkpoints/safetensors/header.h"
 #include "checkpoints/safetensors/writer.h"
 #include "recipes/schema/error.h"
@@ -33,8 +32,9 @@ RowEncoding plain_encoding(Dtype dtype) {
 
 }  // namespace
 
-void write_shards(const WeightSource& weights, const std::vector<TensorInfo>& tensors, const fs::path& folder) {
-  const std::vector<Shard> shards = plan_shards(tensors);
+void write_shards(const WeightSource& weights, const std::vector<TensorInfo>& tensors, const fs::path& folder,
+                  std::uint64_t max_bytes) {
+  const std::vector<Shard> shards = plan_shards(tensors, max_bytes);
   std::uint64_t bytes = 0;
   for (const TensorInfo& tensor : tensors) bytes += byte_size(tensor);
   require_free_disk(folder, bytes + bytes / 10, "the model");

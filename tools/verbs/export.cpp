@@ -4,6 +4,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/suggest.h"
+#include "recipes/schema/units.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/verbs.h"
@@ -60,6 +61,7 @@ int export_verb(const std::vector<std::string>& arguments) {
       "q5_k_m, q5_0, q4_k_m and q4_0; of onnx int8 and int4")(
       "flavour", text(), "of onnx: standard (the default; any runtime) or genai (onnxruntime-genai)")(
       "separate-adapter", "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged")(
+      "max-shard-size", text(), "of hf (5GB unless given) and gguf (one file unless given): a file's tensors at most")(
       "run", text(), "output_dir of a run, or one of its checkpoints")(
       "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder on top of --model")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with")(
@@ -81,6 +83,12 @@ int export_verb(const std::vector<std::string>& arguments) {
   wanted.separate_adapter = values.count("separate-adapter") != 0;
   if (wanted.separate_adapter && wanted.format != ExportFormat::onnx)
     throw Error{Fault::recipe, {}, "--separate-adapter goes with onnx", "leave it out"};
+  if (values.count("max-shard-size") != 0) {
+    wanted.max_shard_size = values["max-shard-size"].as<std::string>();
+    if (wanted.format != ExportFormat::hf && wanted.format != ExportFormat::gguf)
+      throw Error{Fault::recipe, {}, "--max-shard-size goes with hf and gguf", "leave it out"};
+    parse_shard_size(wanted.max_shard_size, "--max-shard-size");
+  }
   const std::string output = required(values, "output");
   fmt::print("{}\n", run_export(wanted, source_argument(values), output).string());
   return 0;

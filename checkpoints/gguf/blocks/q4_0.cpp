@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::size_t kBytes = 18;
 
-void write(const std::int32_t (&codes)[kBlockValues], float d, float, std::byte* block) {
+TUNE_INLINE void write(const std::int32_t (&codes)[kBlockValues], float d, float, std::byte* block) {
   put_half(d, block);
   write_halves(codes, block + 2);
 }
@@ -23,11 +23,8 @@ void dequantize_q4_0(const std::byte* block, float* values) {
 TUNE_CPU_CLONES void quantize_q4_0(const Rows& rows, std::byte* blocks) {
   if (rows.importance != nullptr) return quantize_weighted(rows, kBytes, blocks, SearchScale<8>{}, write);
   for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
-    const float* values = rows.values + n * kBlockValues;
-    const float d = extreme_of(values) / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
     std::int32_t codes[kBlockValues];
-    for (std::size_t i = 0; i < kBlockValues; ++i)
-      codes[i] = std::min(15, static_cast<std::int32_t>(values[i] * inverse + 8.5f));
+    const float d = quantize_symmetric<8>(rows.values + n * kBlockValues, codes);
     write(codes, d, 0, blocks + n * kBytes);
   }
 }

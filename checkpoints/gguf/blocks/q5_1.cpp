@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::size_t kBytes = 24;
 
-void write(const std::int32_t (&codes)[kBlockValues], float d, float m, std::byte* block) {
+TUNE_INLINE void write(const std::int32_t (&codes)[kBlockValues], float d, float m, std::byte* block) {
   put_half(d, block);
   put_half(m, block + 2);
   write_fifth_bits(codes, block + 4);
@@ -26,12 +26,8 @@ void dequantize_q5_1(const std::byte* block, float* values) {
 TUNE_CPU_CLONES void quantize_q5_1(const Rows& rows, std::byte* blocks) {
   if (rows.importance != nullptr) return quantize_weighted(rows, kBytes, blocks, SearchMinimum<31>{}, write);
   for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
-    const float* values = rows.values + n * kBlockValues;
-    const auto [least, largest] = std::minmax_element(values, values + kBlockValues);
-    const float m = *least, d = (*largest - m) / 31.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
     std::int32_t codes[kBlockValues];
-    for (std::size_t i = 0; i < kBlockValues; ++i)
-      codes[i] = static_cast<std::int32_t>((values[i] - m) * inverse + 0.5f);
+    const auto [d, m] = quantize_with_minimum<31>(rows.values + n * kBlockValues, codes);
     write(codes, d, m, blocks + n * kBytes);
   }
 }

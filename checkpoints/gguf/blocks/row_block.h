@@ -67,20 +67,56 @@ struct SearchMinimum {
   }
 };
 
-/// The value of the largest magnitude, the first of them.
-inline float extreme_of(const float* values) {
-  return *std::max_element(values, values + kBlockValues, [](float a, float b) { return std::fabs(a) < std::fabs(b); });
+// Without an importance: the value of the largest magnitude, or the least and the largest one, decide on the scale.
+
+/// value = scale (code - most); returns the scale.
+template <std::int32_t kMost>
+TUNE_INLINE float quantize_symmetric(const float* values, std::int32_t (&codes)[kBlockValues]) {
+  constexpr float kUp = static_cast<float>(kMost) + 0.5f;
+  float magnitude = 0;
+#pragma omp simd reduction(max : magnitude)
+  for (std::size_t i = 0; i < kBlockValues; ++i) magnitude = std::max(magnitude, std::fabs(values[i]));
+  const float extreme = *std::find_if(values, values + kBlockValues - 1,
+                                      [magnitude](float value) { return std::fabs(value) == magnitude; });
+  const float scale = extreme / static_cast<float>(-kMost), inverse = scale != 0 ? 1.0f / scale : 0.0f;
+#pragma omp simd
+  for (std::size_t i = 0; i < kBlockValues; ++i)
+    codes[i] = std::min(2 * kMost - 1, static_cast<std::int32_t>(values[i] * inverse + kUp));
+  return scale;
+}
+
+struct ScaleAndMinimum {
+  float scale, minimum;
+};
+
+/// value = scale code + minimum, code at most kMost.
+template <std::int32_t kMost>
+TUNE_INLINE ScaleAndMinimum quantize_with_minimum(const float* values, std::int32_t (&codes)[kBlockValues]) {
+  constexpr float kUp = 0.5f;
+  float least = values[0], largest = values[0];
+#pragma omp simd reduction(min : least) reduction(max : largest)
+  for (std::size_t i = 0; i < kBlockValues; ++i) {
+    least = std::min(least, values[i]);
+    largest = std::max(largest, values[i]);
+  }
+  if (least == 0) least = *std::find(values, values + kBlockValues - 1, 0.0f);  // the sign of the first zero
+  const float scale = (largest - least) / static_cast<float>(kMost), inverse = scale != 0 ? 1.0f / scale : 0.0f;
+#pragma omp simd
+  for (std::size_t i = 0; i < kBlockValues; ++i)
+    codes[i] = std::min(kMost, static_cast<std::int32_t>((values[i] - least) * inverse + kUp));
+  return {scale, least};
 }
 
 /// 16 bytes: value i in the low half of byte i, value 16 + i in its high half.
-inline void write_halves(const std::int32_t (&codes)[kBlockValues], std::byte* bytes) {
+TUNE_INLINE void write_halves(const std::int32_t (&codes)[kBlockValues], std::byte* bytes) {
   for (std::size_t i = 0; i < kBlockValues / 2; ++i)
     bytes[i] = static_cast<std::byte>((codes[i] & 15) | (codes[i + kBlockValues / 2] & 15) << 4);
 }
 
 /// 4 bytes, little-endian: bit i is the fifth bit of value i.
-inline void write_fifth_bits(const std::int32_t (&codes)[kBlockValues], std::byte* bytes) {
+TUNE_INLINE void write_fifth_bits(const std::int32_t (&codes)[kBlockValues], std::byte* bytes) {
   std::uint32_t bits = 0;
+#pragma omp simd reduction(| : bits)
   for (std::size_t i = 0; i < kBlockValues; ++i) bits |= (static_cast<std::uint32_t>(codes[i]) >> 4 & 1U) << i;
   for (std::size_t i = 0; i < 4; ++i) bytes[i] = static_cast<std::byte>(bits >> (8 * i));
 }
