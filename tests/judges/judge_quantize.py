@@ -4,6 +4,7 @@ whole files with the types that llama.cpp chooses, which it loads and computes w
 import ctypes
 import json
 import re
+import shutil
 import subprocess
 
 import gguf
@@ -212,6 +213,24 @@ def test_a_split_model_is_the_whole_one_to_llama_cpp_and_to_us(tiny, files, tmp_
     assert sorted(tmp_path.glob("*.gguf")) == [output], "what an earlier export wrote under the name is replaced, whole"
     parts[0].write_text("somebody's")
     assert "was written by no export" in tune(*shards, "4MB", expect=2).stderr
+
+
+CARDS = {
+    "---\nlanguage: [en]\nlicense: other\nlicense_name: house-rules\n---\n# A model\n": ("other", "house-rules"),
+    "---\nlicense: apache-2.0\n---\n": ("apache-2.0", None),
+    "---\nlicense: [a\n---\n": (None, None),
+    "---\nlicense: mit\n": (None, None),
+    "# No front matter\n": (None, None),
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_file_names_the_licence_of_its_base(tiny, tmp_path, card):
+    model = shutil.copytree(tiny("llama-mha"), tmp_path / "house")
+    (model / "README.md").write_text(card)
+    fields = gguf.GGUFReader(exported(model, "q4_0", tmp_path)).fields
+    said = [fields[key].contents() if key in fields else None for key in ("general.license", "general.license.name")]
+    assert tuple(said) == CARDS[card] and fields["general.base_model.0.name"].contents() == "house"
 
 
 def test_hugging_face_shards_are_as_large_as_asked(tiny, tmp_path):

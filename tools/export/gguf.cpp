@@ -18,6 +18,7 @@
 #include "tools/export/gguf_tokenizer.h"
 #include "tools/export/gguf_types.h"
 #include "tools/export/mark.h"
+#include "tools/export/model_card.h"
 #include "tools/export/stream.h"
 
 namespace tune {
@@ -39,8 +40,14 @@ void append_general(const BaseModel& base, Quant quant, GgufMetadata& metadata) 
   if (base.is_gguf) {
     const GgufFile file(base.path);
     name = file.text("general.name", name);
-    for (const char* key : {"general.organization", "general.basename", "general.size_label", "general.license"})
+    for (const char* key : {"general.organization", "general.basename", "general.size_label", "general.license",
+                            "general.license.name", "general.license.link"})
       if (file.has(key)) metadata.emplace_back(key, file.text(key));
+  } else {
+    const CardFacts card = read_model_card(base.path);
+    if (!card.license.empty()) metadata.emplace_back("general.license", card.license);
+    if (!card.license_name.empty()) metadata.emplace_back("general.license.name", card.license_name);
+    if (!card.license_link.empty()) metadata.emplace_back("general.license.link", card.license_link);
   }
   metadata.emplace_back("general.name", name);
   metadata.emplace_back("general.base_model.count", std::uint32_t{1});

@@ -16,21 +16,19 @@ namespace tune {
 
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight";
-
 /// "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" -> "blk.0.attn_q.weight.lora_a".
 /// A name that MergedWeights has let pass.
 std::string gguf_lora_name(const std::string& name) {
-  const std::string module = name.substr(kPrefix.size(), name.size() - kPrefix.size() - kA.size());
+  const std::string module = name.substr(kAdapterPrefix.size(), name.size() - kAdapterPrefix.size() - kFactorA.size());
   const auto target = gguf_name(module + ".weight");
   TUNE_CHECK(target, "no GGUF name for {}", name);
-  return *target + (name.ends_with(kA) ? ".lora_a" : ".lora_b");
+  return *target + (name.ends_with(kFactorA) ? ".lora_a" : ".lora_b");
 }
 
 void write_factor(const AdapterFolder& adapter, const TensorInfo& info, std::int64_t head_dim,
                   const std::string& target, GgufWriter& writer) {
   std::vector<float> values = read_factor(adapter, info.name);
-  if (info.name.ends_with(kB) && rows_are_permuted(info.name))  // the rows of B are those of the weight
+  if (info.name.ends_with(kFactorB) && rows_are_permuted(info.name))  // the rows of B are those of the weight
     permute_rows_for_gguf(values, info.shape.back(), head_dim);
   writer.write_tensor(target, std::as_bytes(std::span(values)));
 }
