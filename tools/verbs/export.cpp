@@ -2,12 +2,16 @@
 
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/reader.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/suggest.h"
 #include "recipes/schema/units.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
+#include "tools/verbs/verification.h"
+#include "train/inputs.h"
 
 namespace tune {
 
@@ -50,6 +54,27 @@ ExportSource source_argument(const po::variables_map& values) {
   return source;
 }
 
+/// Of a run: its recipe with what it trained. Else a recipe that says no more than the command line.
+Recipe trained_model(const po::variables_map& values, const ExportSource& source) {
+  Recipe recipe;
+  if (values.count("run") != 0) {
+    const std::filesystem::path run = values["run"].as<std::string>();
+    recipe = read_recipe((std::filesystem::exists(run / "recipe.yaml") ? run : run.parent_path()) / "recipe.yaml");
+  } else {
+    recipe.data.chat_template = "none";
+  }
+  recipe.model.base_model = source.model.string();
+  choose_adapter(recipe, source.adapter ? source.adapter->string() : "none");
+  return recipe;
+}
+
+void verify(const po::variables_map& values, const ExportOptions& wanted, const ExportSource& source,
+            const std::filesystem::path& written) {
+  const Recipe recipe = trained_model(values, source);
+  const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
+  tell_comparison(wanted, written, Verifier(recipe, source, inputs.evaluation_rows.get()).compare(wanted, written));
+}
+
 }  // namespace
 
 int export_verb(const std::vector<std::string>& arguments) {
@@ -65,6 +90,7 @@ int export_verb(const std::vector<std::string>& arguments) {
       "run", text(), "output_dir of a run, or one of its checkpoints")(
       "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder on top of --model")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with")(
+      "verify", "read it back and compare its answers with the trained model's; exit code 5 if they differ too much")(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   po::variables_map values;
   if (!parse_arguments(arguments, "export", "Turns a finished run, or a model with an adapter, into what others load.",
@@ -90,7 +116,11 @@ int export_verb(const std::vector<std::string>& arguments) {
     parse_shard_size(wanted.max_shard_size, "--max-shard-size");
   }
   const std::string output = required(values, "output");
-  fmt::print("{}\n", run_export(wanted, source_argument(values), output).string());
+  if (values.count("verify") != 0) require_verifiable(wanted.format);
+  const ExportSource source = source_argument(values);
+  const std::filesystem::path written = run_export(wanted, source, output);
+  fmt::print("{}\n", written.string());
+  if (values.count("verify") != 0) verify(values, wanted, source, written);
   return 0;
 }
 

@@ -1,0 +1,166 @@
+#include "tools/verbs/verification.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <optional>
+
+#include "checkpoints/base_model.h"
+#include "checkpoints/huggingface/folder.h"
+#include "data/tokenizer/tokenizer.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/spelling.h"
+#include "recipes/schema/tell.h"
+#include "tools/verbs/recipe_argument.h"
+#include "train/inputs.h"
+#include "train/objectives/supervised.h"
+
+namespace tune {
+
+namespace {
+
+constexpr std::array kTexts = {
+    "The order was sent on Monday, but the parcel has not arrived. Could you please tell me where it is now?",
+    "def mean(numbers):\n    total = 0\n    for number in numbers:\n        total += number\n    return total / "
+    "len(numbers)\n",
+    "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 1000",
+    "Où est la bibliothèque? Die Bibliothek ist geöffnet. 图书馆在哪里？ Библиотека открыта.",
+};
+constexpr std::size_t kTextTokens = 128, kHeldOutTokens = 512;  // of one text, of all held-out rows
+
+PackedBatch one_document(const std::vector<std::int32_t>& ids) {
+  PackedBatch batch{.ids = ids, .document_starts = {0, static_cast<std::int32_t>(ids.size())}};
+  batch.labels.assign(ids.size(), kNoLabel);
+  batch.positions.resize(ids.size());
+  std::iota(batch.positions.begin(), batch.positions.end(), 0);
+  return batch;
+}
+
+/// Mean negative log-likelihood sums of the text's own tokens.
+double surprise(const at::Tensor& log_probabilities, const std::vector<std::int32_t>& ids) {
+  const at::Tensor next = at::tensor(std::vector<std::int64_t>(ids.begin() + 1, ids.end())).unsqueeze(1);
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  return -log_probabilities.slice(0, 0, tokens - 1).gather(1, next).sum().item<double>();
+}
+
+}  // namespace
+
+double kl_tolerance(const ExportOptions& options) {
+  if (is_adapter(options.format)) return 1e-3;
+  switch (options.quant.value_or(kDefaultQuant)) {
+    case Quant::f32:
+    case Quant::f16:
+    case Quant::bf16:
+      return 5e-3;  // where the training computed in bf16, the merged product rounds differently
+    case Quant::q8_0:
+    case Quant::int8:
+      return 0.02;
+    case Quant::q6_k:
+      return 0.05;
+    case Quant::q5_k_m:
+    case Quant::q5_0:
+      return 0.15;
+    case Quant::q4_k_m:
+    case Quant::q4_0:
+    case Quant::int4:
+      return 0.5;
+  }
+  return 0;
+}
+
+void require_verifiable(ExportFormat format) {
+  if (format == ExportFormat::hf || format == ExportFormat::gguf || format == ExportFormat::adapter) return;
+  throw Error{Fault::recipe,
+              {},
+              fmt::format("{} can't be read back to verify it", spelling(format)),
+              "verify adapter, hf or gguf; leave --verify out here"};
+}
+
+Verifier::Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out)
+    : trained_(trained) {
+  const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(trained.model.base_model);
+  for (const char* text : kTexts) {
+    std::vector<std::int32_t> ids = tokenizer->encode(text).ids;
+    if (tokenizer->add_bos && tokenizer->bos_id) ids.insert(ids.begin(), *tokenizer->bos_id);
+    ids.resize(std::min(ids.size(), kTextTokens));
+    texts_.push_back(std::move(ids));
+  }
+  std::size_t left = kHeldOutTokens;
+  for (std::int64_t i = 0; held_out != nullptr && i < held_out->size() && left > 1; ++i) {
+    const RowView row = held_out->row(i);
+    const auto ids = row.ids.first(std::min({row.ids.size(), kTextTokens, left}));
+    left -= ids.size();
+    if (ids.size() > 1) texts_.emplace_back(ids.begin(), ids.end());
+  }
+  answers_ = answers_of(trained, source.weights ? &*source.weights : nullptr);
+}
+
+std::vector<at::Tensor> Verifier::answers_of(const Recipe& recipe, const std::filesystem::path* weights) const {
+  const BaseModel base = open_base_model(recipe.model.base_model);
+  std::unique_ptr<WeightSource> replaced;
+  if (weights != nullptr) replaced = open_huggingface_weights(*weights);
+  Decoder decoder(base.config, replaced ? *replaced : *base.weights, decoder_options(recipe, base.config, false));
+  decoder.no_dropout();
+  std::vector<at::Tensor> answers;
+  for (const std::vector<std::int32_t>& ids : texts_) {
+    std::vector<std::int64_t> rows(ids.size());
+    std::iota(rows.begin(), rows.end(), 0);
+    answers.push_back(logits(decoder, one_document(ids), rows).cpu());
+  }
+  return answers;
+}
+
+Comparison Verifier::compare(const ExportOptions& options, const std::filesystem::path& written) const {
+  Recipe recipe = trained_;
+  if (is_adapter(options.format)) {
+    choose_adapter(recipe, written.string());
+  } else {
+    recipe.model.base_model = written.string();
+    choose_adapter(recipe, "none");
+  }
+  const std::vector<at::Tensor> answers = answers_of(recipe, nullptr);
+  Comparison result;
+  double differences = 0, logit_count = 0, trained_surprise = 0, written_surprise = 0;
+  std::int64_t predicted = 0;
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    const at::Tensor difference = (answers[i] - answers_[i]).abs();
+    const at::Tensor before = answers_[i].to(at::kDouble).log_softmax(1),
+                     after = answers[i].to(at::kDouble).log_softmax(1);
+    result.tokens += static_cast<std::int64_t>(texts_[i].size());
+    result.max_logit_difference = std::max(result.max_logit_difference, difference.max().item<double>());
+    differences += difference.sum(at::kDouble).item<double>();
+    logit_count += static_cast<double>(difference.numel());
+    result.kl += (before.exp() * (before - after)).sum().item<double>();
+    trained_surprise += surprise(before, texts_[i]);
+    written_surprise += surprise(after, texts_[i]);
+    predicted += static_cast<std::int64_t>(texts_[i].size()) - 1;
+  }
+  result.mean_logit_difference = differences / logit_count;
+  result.kl /= static_cast<double>(result.tokens);
+  result.trained_perplexity = std::exp(trained_surprise / static_cast<double>(predicted));
+  result.written_perplexity = std::exp(written_surprise / static_cast<double>(predicted));
+  return result;
+}
+
+void tell_comparison(const ExportOptions& options, const std::filesystem::path& written, const Comparison& comparison) {
+  const double tolerance = kl_tolerance(options);
+  tell(
+      "verified {}: {} tokens, logits differ by {:.2g} at most, {:.2g} on average; KL {:.2g} nats a token (may be "
+      "{:g}); "
+      "perplexity {:.4g} -> {:.4g}\n",
+      written.string(), comparison.tokens, comparison.max_logit_difference, comparison.mean_logit_difference,
+      comparison.kl, tolerance, comparison.trained_perplexity, comparison.written_perplexity);
+  if (comparison.kl <= tolerance) return;  // false for NaN
+  throw Error{
+      Fault::verification,
+      {written.string()},
+      fmt::format("doesn't answer as what was trained: KL {:.3g} nats a token, {:g} is what its numbers may cause",
+                  comparison.kl, tolerance),
+      "don't serve it; export again, with more bits if it happens again"};
+}
+
+}  // namespace tune

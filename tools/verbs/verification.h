@@ -1,0 +1,51 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "data/loader.h"
+#include "recipes/schema/recipe.h"
+#include "tools/export/export.h"
+
+namespace tune {
+
+/// How a model that was written answers beside the one that was trained, to the same texts.
+struct Comparison {
+  std::int64_t tokens = 0;
+  double max_logit_difference = 0, mean_logit_difference = 0;
+  double kl = 0;  // of the written model's next token from the trained one's, mean over tokens, nats
+  double trained_perplexity = 0, written_perplexity = 0;
+};
+
+/// The greatest mean Kullback-Leibler divergence that rounding to these numbers may cause; beyond it, something else is
+/// wrong. Several times what models of 100 million weights show, who suffer more than large ones.
+double kl_tolerance(const ExportOptions& options);
+
+/// What the trained model says, kept, so that several exports can be held against it.
+class Verifier {
+ public:
+  /// Loads the model of `trained` (its base model with the adapter that it starts from; source.weights in place of the
+  /// base's) and computes its answers to a few fixed texts and to the first of `held_out`, which may be nullptr.
+  Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out);
+
+  /// Opens what an export wrote with our own reader, and computes the same. format: hf, gguf or adapter.
+  Comparison compare(const ExportOptions& options, const std::filesystem::path& written) const;
+
+ private:
+  std::vector<at::Tensor> answers_of(const Recipe& recipe, const std::filesystem::path* weights) const;
+
+  Recipe trained_;
+  std::vector<std::vector<std::int32_t>> texts_;
+  std::vector<at::Tensor> answers_;  // of each text, logits [tokens, vocab] fp32
+};
+
+/// Error{Fault::recipe} for a format that can't be read back.
+void require_verifiable(ExportFormat format);
+
+/// The comparison on stderr. Error{Fault::verification} when it goes beyond the tolerance, or isn't a number.
+void tell_comparison(const ExportOptions& options, const std::filesystem::path& written, const Comparison& comparison);
+
+}  // namespace tune
