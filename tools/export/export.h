@@ -14,6 +14,7 @@ struct ExportSource {
   std::optional<std::filesystem::path> adapter;  // PEFT folder on top of it
   std::optional<std::filesystem::path> weights;  // folder whose *.safetensors replace the model's weights
   std::string chat_template;                     // name of the template it was trained with; empty = not known
+  std::filesystem::path recipe_file;             // of the run that trained it; empty = it is of no run
 };
 
 /// Before a run: whatever can be known now to stop one of recipe.exports, or a fine-tuned model's final folder. Errors

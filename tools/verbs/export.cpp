@@ -1,17 +1,14 @@
 #include <fmt/format.h>
 
-#include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
-#include "recipes/schema/reader.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/suggest.h"
 #include "recipes/schema/units.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
-#include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/source_argument.h"
 #include "tools/verbs/verbs.h"
 #include "tools/verbs/verification.h"
-#include "train/inputs.h"
 
 namespace tune {
 
@@ -40,41 +37,6 @@ std::string required(const po::variables_map& values, const std::string& option)
   return values[option].as<std::string>();
 }
 
-ExportSource source_argument(const po::variables_map& values) {
-  if (values.count("run") + values.count("model") != 1)
-    throw Error{Fault::recipe, {}, "give either --run or --model", "see tune export --help"};
-  if (values.count("run") != 0) {
-    if (values.count("adapter") != 0)
-      throw Error{Fault::recipe, {}, "--adapter goes with --model; a run has its own", "leave it out"};
-    return source_of_run(values["run"].as<std::string>());
-  }
-  ExportSource source{.model = values["model"].as<std::string>(),
-                      .chat_template = values["template"].as<std::string>()};
-  if (values.count("adapter") != 0) source.adapter = adapter_folder(values["adapter"].as<std::string>());
-  return source;
-}
-
-/// Of a run: its recipe with what it trained. Else a recipe that says no more than the command line.
-Recipe trained_model(const po::variables_map& values, const ExportSource& source) {
-  Recipe recipe;
-  if (values.count("run") != 0) {
-    const std::filesystem::path run = values["run"].as<std::string>();
-    recipe = read_recipe((std::filesystem::exists(run / "recipe.yaml") ? run : run.parent_path()) / "recipe.yaml");
-  } else {
-    recipe.data.chat_template = "none";
-  }
-  recipe.model.base_model = source.model.string();
-  choose_adapter(recipe, source.adapter ? source.adapter->string() : "none");
-  return recipe;
-}
-
-void verify(const po::variables_map& values, const ExportOptions& wanted, const ExportSource& source,
-            const std::filesystem::path& written) {
-  const Recipe recipe = trained_model(values, source);
-  const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
-  tell_comparison(wanted, written, Verifier(recipe, source, inputs.evaluation_rows.get()).compare(wanted, written));
-}
-
 }  // namespace
 
 int export_verb(const std::vector<std::string>& arguments) {
@@ -87,11 +49,9 @@ int export_verb(const std::vector<std::string>& arguments) {
       "flavour", text(), "of onnx: standard (the default; any runtime) or genai (onnxruntime-genai)")(
       "separate-adapter", "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged")(
       "max-shard-size", text(), "of hf (5GB unless given) and gguf (one file unless given): a file's tensors at most")(
-      "run", text(), "output_dir of a run, or one of its checkpoints")(
-      "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder on top of --model")(
-      "template", text()->default_value(""), "the chat template that --adapter was trained with")(
       "verify", "read it back and compare its answers with the trained model's; exit code 5 if they differ too much")(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
+  add_source_options(options);
   po::variables_map values;
   if (!parse_arguments(arguments, "export", "Turns a finished run, or a model with an adapter, into what others load.",
                        "tune export --format gguf --quant q8_0 --run runs/zephyr-support --output zephyr-support.gguf",
@@ -115,12 +75,13 @@ int export_verb(const std::vector<std::string>& arguments) {
       throw Error{Fault::recipe, {}, "--max-shard-size goes with hf and gguf", "leave it out"};
     parse_shard_size(wanted.max_shard_size, "--max-shard-size");
   }
+  wanted.verify = values.count("verify") != 0;
   const std::string output = required(values, "output");
-  if (values.count("verify") != 0) require_verifiable(wanted.format);
+  if (wanted.verify) require_verifiable(wanted.format);
   const ExportSource source = source_argument(values);
   const std::filesystem::path written = run_export(wanted, source, output);
   fmt::print("{}\n", written.string());
-  if (values.count("verify") != 0) verify(values, wanted, source, written);
+  if (wanted.verify) verify_export(wanted, source, written);
   return 0;
 }
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <exception>
+#include <optional>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
@@ -8,6 +9,8 @@
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
+#include "tools/verbs/verification.h"
+#include "train/inputs.h"
 #include "train/trainer.h"
 
 namespace tune {
@@ -30,14 +33,37 @@ void tell_summary(const RunResult& result) {
   tell("\n{} steps in {:.0f} s. Written:\n", result.steps, result.seconds);
 }
 
+/// Exports held against what was trained, which is loaded for the first of them.
+class ExportVerification {
+ public:
+  explicit ExportVerification(const Recipe& recipe) : recipe_(recipe) {}
+
+  void verify(const ExportOptions& options, const std::filesystem::path& written) {
+    if (!options.verify || !is_verifiable(options.format)) return;
+    if (!verifier_) {
+      Recipe trained = recipe_;
+      choose_adapter(trained, "");  // of output_dir/final
+      verifier_.emplace(trained, ExportSource{}, open_inputs(trained, Purpose::evaluation).evaluation_rows.get());
+    }
+    tell_comparison(options, written, verifier_->compare(options, written));
+  }
+
+ private:
+  const Recipe& recipe_;
+  std::optional<Verifier> verifier_;
+};
+
 /// What was written goes to stdout, a path a line. An export that fails doesn't keep the others from being written: the
 /// first failure is thrown when all were tried, the others are told.
 void hand_over(const Recipe& recipe, const RunResult& result) {
   std::string written = result.final_folder.string() + "\n";
   std::exception_ptr failure;
+  ExportVerification verification(recipe);
   for (const ExportOptions& wanted : recipe.exports) {
     try {
-      written += export_run(recipe, wanted, result.final_folder).string() + "\n";
+      const std::filesystem::path path = export_run(recipe, wanted, result.final_folder);
+      written += path.string() + "\n";
+      verification.verify(wanted, path);
     } catch (const std::exception& error) {
       if (failure)
         tell("tune: {}\n", error.what());

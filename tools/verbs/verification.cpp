@@ -16,6 +16,7 @@
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/tell.h"
 #include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/source_argument.h"
 #include "train/inputs.h"
 #include "train/objectives/supervised.h"
 
@@ -72,8 +73,12 @@ double kl_tolerance(const ExportOptions& options) {
   return 0;
 }
 
+bool is_verifiable(ExportFormat format) {
+  return format == ExportFormat::hf || format == ExportFormat::gguf || format == ExportFormat::adapter;
+}
+
 void require_verifiable(ExportFormat format) {
-  if (format == ExportFormat::hf || format == ExportFormat::gguf || format == ExportFormat::adapter) return;
+  if (is_verifiable(format)) return;
   throw Error{Fault::recipe,
               {},
               fmt::format("{} can't be read back to verify it", spelling(format)),
@@ -144,6 +149,12 @@ Comparison Verifier::compare(const ExportOptions& options, const std::filesystem
   result.trained_perplexity = std::exp(trained_surprise / static_cast<double>(predicted));
   result.written_perplexity = std::exp(written_surprise / static_cast<double>(predicted));
   return result;
+}
+
+void verify_export(const ExportOptions& options, const ExportSource& source, const std::filesystem::path& written) {
+  const Recipe recipe = trained_model(source);
+  const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
+  tell_comparison(options, written, Verifier(recipe, source, inputs.evaluation_rows.get()).compare(options, written));
 }
 
 void tell_comparison(const ExportOptions& options, const std::filesystem::path& written, const Comparison& comparison) {

@@ -42,10 +42,15 @@ class Verifier {
   std::vector<at::Tensor> answers_;  // of each text, logits [tokens, vocab] fp32
 };
 
+bool is_verifiable(ExportFormat format);
+
 /// Error{Fault::recipe} for a format that can't be read back.
 void require_verifiable(ExportFormat format);
 
 /// The comparison on stderr. Error{Fault::verification} when it goes beyond the tolerance, or isn't a number.
 void tell_comparison(const ExportOptions& options, const std::filesystem::path& written, const Comparison& comparison);
+
+/// The three in one, with the rows that the run evaluates on.
+void verify_export(const ExportOptions& options, const ExportSource& source, const std::filesystem::path& written);
 
 }  // namespace tune

@@ -1,0 +1,43 @@
+#include "tools/verbs/source_argument.h"
+
+#include "checkpoints/peft/adapter_folder.h"
+#include "recipes/schema/error.h"
+#include "recipes/schema/reader.h"
+#include "tools/verbs/recipe_argument.h"
+
+namespace tune {
+
+namespace po = boost::program_options;
+
+void add_source_options(po::options_description& options) {
+  const auto text = [] { return po::value<std::string>(); };
+  options.add_options()("run", text(), "output_dir of a run, or one of its checkpoints")(
+      "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder on top of --model")(
+      "template", text()->default_value(""), "the chat template that --adapter was trained with");
+}
+
+ExportSource source_argument(const po::variables_map& values) {
+  if (values.count("run") + values.count("model") != 1)
+    throw Error{
+        Fault::recipe, {}, "give either --run or --model", "--run for what a run has trained, --model for any other"};
+  if (values.count("run") != 0) {
+    if (values.count("adapter") != 0)
+      throw Error{Fault::recipe, {}, "--adapter goes with --model; a run has its own", "leave it out"};
+    return source_of_run(values["run"].as<std::string>());
+  }
+  ExportSource source{.model = values["model"].as<std::string>(),
+                      .chat_template = values["template"].as<std::string>()};
+  if (values.count("adapter") != 0) source.adapter = adapter_folder(values["adapter"].as<std::string>());
+  return source;
+}
+
+Recipe trained_model(const ExportSource& source) {
+  Recipe recipe;
+  recipe.data.chat_template = "none";
+  if (!source.recipe_file.empty()) recipe = read_recipe(source.recipe_file);
+  recipe.model.base_model = source.model.string();
+  choose_adapter(recipe, source.adapter ? source.adapter->string() : "none");
+  return recipe;
+}
+
+}  // namespace tune
