@@ -87,17 +87,20 @@ void require_verifiable(ExportFormat format) {
 
 Verifier::Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out)
     : trained_(trained) {
+  // GGUF has no sliding window, which the export tells: within the window there is no difference.
+  const std::int64_t window = open_base_model(trained.model.base_model).config.sliding_window;
+  const std::size_t most = window > 0 ? std::min(kTextTokens, static_cast<std::size_t>(window)) : kTextTokens;
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(trained.model.base_model);
   for (const char* text : kTexts) {
     std::vector<std::int32_t> ids = tokenizer->encode(text).ids;
     if (tokenizer->add_bos && tokenizer->bos_id) ids.insert(ids.begin(), *tokenizer->bos_id);
-    ids.resize(std::min(ids.size(), kTextTokens));
+    ids.resize(std::min(ids.size(), most));
     texts_.push_back(std::move(ids));
   }
   std::size_t left = kHeldOutTokens;
   for (std::int64_t i = 0; held_out != nullptr && i < held_out->size() && left > 1; ++i) {
     const RowView row = held_out->row(i);
-    const auto ids = row.ids.first(std::min({row.ids.size(), kTextTokens, left}));
+    const auto ids = row.ids.first(std::min({row.ids.size(), most, left}));
     left -= ids.size();
     if (ids.size() > 1) texts_.emplace_back(ids.begin(), ids.end());
   }
