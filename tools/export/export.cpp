@@ -204,9 +204,8 @@ ExportSource source_of_run(const fs::path& folder) {
                 {folder.string()},
                 "the run isn't finished: there is no final folder",
                 "finish it, or give one of its checkpoint folders"};
-  ExportSource source{.model = recipe.model.base_model,
-                      .chat_template = recipe.data.chat_template,
-                      .recipe_file = recipe_file};
+  ExportSource source{
+      .model = recipe.model.base_model, .chat_template = recipe.data.chat_template, .recipe_file = recipe_file};
   if (fs::exists(result / kManifestFile)) check_files(result, read_manifest(result));
   if (fs::exists(result / kAdapterConfigFile))
     source.adapter = result;
