@@ -1,5 +1,6 @@
 """What `tune verify` says of an exported model, held against transformers and PEFT; and that it finds what is broken."""
 
+import json
 import math
 import random
 import re
@@ -9,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaTokenizer
@@ -113,10 +115,69 @@ def test_whole_files_pass(run, tmp_path, quant):
     assert (quant == "f32") == (figures[3] < 1e-8)
 
 
+def test_data_that_is_elsewhere_is_done_without(run, tmp_path):
+    held_out = run.output.parent / "held_out.jsonl"
+    held_out.rename(tmp_path / "elsewhere")
+    said = tune("verify", "--file", run.output / "export" / "model-q8_0.gguf", "--run", run.output).stderr
+    (tmp_path / "elsewhere").rename(held_out)
+    assert "held_out.jsonl" in said and "fixed texts alone" in said and re.search(SAID, said)
+
+
 def test_an_adapter_passes(run, tmp_path):
     run.export(tmp_path / "adapter", "--format", "adapter", "--verify")
     figures, _ = run.verify(tmp_path / "adapter")
     assert figures[1] == 0
+
+
+def factors(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["llama-gqa", "mixtral"])
+def test_a_gguf_adapter_becomes_pefts_again(tiny, tmp_path, kind):
+    base = tiny(kind)
+    run = Run(base, tmp_path)
+    run.export(tmp_path / "lora.gguf", "--format", "gguf-lora", "--verify")
+    run.verify(tmp_path / "lora.gguf")
+    tune("export", "--format", "adapter", "--model", base, "--adapter", tmp_path / "lora.gguf", "--output", tmp_path / "again")
+    before, after = factors(run.output / "final"), factors(tmp_path / "again")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    ids = torch.tensor([run.held_out[0]])
+    with torch.no_grad():
+        want, got = (PeftModel.from_pretrained(load(base), folder)(input_ids=ids).logits for folder in (run.output / "final", tmp_path / "again"))
+    assert torch.equal(want, got)
+
+
+def test_rows_of_a_gguf_adapters_b_in_the_wrong_order_are_found(run, tmp_path):
+    run.export(tmp_path / "lora.gguf", "--format", "gguf-lora")
+    with open(tmp_path / "lora.gguf", "r+b") as file:
+        for tensor in gguf.GGUFReader(tmp_path / "lora.gguf").tensors:
+            if tensor.name.endswith(("attn_q.weight.lora_b", "attn_k.weight.lora_b")):
+                file.seek(tensor.data_offset)
+                file.write(np.ascontiguousarray(tensor.data.reshape(-1, 8, 2, 4).swapaxes(1, 2)).tobytes())
+    run.verify(tmp_path / "lora.gguf", expect=5)
+
+
+def test_gguf_adapters_that_pefts_form_has_no_place_for_are_refused(run, tmp_path):
+    def lora(name, rank=2, out=96, inputs=96):
+        writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+        writer.add_type("adapter"), writer.add_string("adapter.type", "lora"), writer.add_float32("adapter.lora.alpha", 4.0)
+        for module, r in ((name, rank), ("blk.1.attn_q.weight", 2)):
+            writer.add_tensor(f"{module}.lora_a", np.ones((r, inputs), np.float32))
+            writer.add_tensor(f"{module}.lora_b", np.ones((out, r), np.float32))
+        writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+        arguments = ["export", "--format", "adapter", "--model", run.base, "--adapter", tmp_path / "a.gguf", "--output", tmp_path / "a"]
+        return tune(*arguments, expect=None)
+
+    assert lora("blk.0.attn_q.weight").returncode == 0
+    for done, what in [
+        (lora("token_embd.weight"), "no factor of a linear layer"),
+        (lora("blk.0.attn_q.weight", rank=3), "2 different ranks"),
+        (lora("blk.0.attn_q.weight", inputs=64), "blk.0"),
+    ]:
+        assert done.returncode == 3, done.stderr
+    merged = tune("export", "--format", "hf", "--model", run.base, "--adapter", tmp_path / "a.gguf", "--output", tmp_path / "hf", expect=2)
+    assert "make a PEFT folder of it first" in merged.stderr
 
 
 def test_rows_of_q_in_the_wrong_order_are_found(run, tmp_path):
@@ -137,10 +198,24 @@ def test_the_base_without_its_adapter_is_found(run, tmp_path):
     run.verify(tmp_path / "base.gguf", expect=5)
 
 
+def test_model_cards_are_read_by_the_hub(tiny, tmp_path):
+    base = shutil.copytree(tiny("llama-gqa"), tmp_path / "house-base")
+    (base / "README.md").write_text("---\nlicense: other\nlicense_name: house-rules\nbase_model: elsewhere/older\n---\n# A base\n")
+    run = Run(base, tmp_path)
+    for folder, library, relation in [("adapter", "peft", "adapter"), ("hf", "transformers", "finetune")]:
+        card = ModelCard.load(run.output / "export" / folder / "README.md")
+        assert card.data.base_model == "house-base" and card.data.library_name == library
+        assert (card.data.license, card.data.license_name) == ("other", "house-rules")
+        assert card.data.to_dict()["base_model_relation"] == relation
+        losses = [json.loads(line) for line in open(run.output / "metrics.jsonl") if "eval_loss" in line]
+        for line in (losses[0], losses[-1]):
+            assert f"| {line['step']} | {line['eval_loss']:.4f} | {math.exp(line['eval_loss']):.2f} |" in card.text
+        assert "rows.jsonl" in card.text and "rank 4, alpha 8" in card.text and str(tmp_path) not in card.content
+
+
 def test_what_cannot_be_compared_is_refused(run, tmp_path):
-    assert "can't be read back" in run.export(tmp_path / "a.gguf", "--format", "gguf-lora", "--verify", expect=2).stderr
-    assert not (tmp_path / "a.gguf").exists()
-    run.export(tmp_path / "a.gguf", "--format", "gguf-lora")
-    for file in (tmp_path / "a.gguf", shutil.copy(run.output / "recipe.yaml", tmp_path), tmp_path / "absent"):
+    assert "can't be read back" in run.export(tmp_path / "onnx", "--format", "onnx", "--verify", expect=2).stderr
+    assert not (tmp_path / "onnx").exists()
+    for file in (shutil.copy(run.output / "recipe.yaml", tmp_path), tmp_path / "absent"):
         tune("verify", "--file", file, "--run", run.output, expect=3)
     assert "--file is missing" in tune("verify", "--run", run.output, expect=2).stderr

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "checkpoints/base_model.h"
+#include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/gguf/tokenizer.h"
 #include "checkpoints/huggingface/folder.h"
@@ -24,8 +25,10 @@
 #include "tools/export/gguf_tokenizer.h"
 #include "tools/export/hf.h"
 #include "tools/export/hf_tokenizer.h"
+#include "tools/export/import_gguf_lora.h"
 #include "tools/export/mark.h"
 #include "tools/export/merge.h"
+#include "tools/export/model_card.h"
 #include "tools/export/onnx/onnx.h"
 #include "tools/export/output.h"
 
@@ -161,6 +164,12 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
                 "use the format hf, gguf or onnx for a whole model"};
   if (options.separate_adapter && !source.adapter)
     throw Error{Fault::recipe, {}, "there is no adapter to keep apart", "leave --separate-adapter out"};
+  const bool from_gguf = source.adapter && is_gguf_adapter(*source.adapter);
+  if (from_gguf && options.format != ExportFormat::adapter)
+    throw Error{Fault::recipe,
+                {source.adapter->string()},
+                "is a GGUF adapter",
+                "make a PEFT folder of it first: tune export --format adapter"};
   check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
   check_format(options, base);
@@ -169,10 +178,13 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   if (options.format == ExportFormat::gguf) return export_model(options, source, base, output);
   if (!is_folder(options.format)) return output;
   AtomicFolder folder(output);
-  if (options.format == ExportFormat::adapter)
+  if (from_gguf)
+    import_gguf_lora(base, *source.adapter, folder.path());
+  else if (options.format == ExportFormat::adapter)
     export_adapter(base, *source.adapter, folder.path());
   else
     export_model(options, source, base, folder.path());
+  write_atomically(folder.path() / "README.md", model_card(options, source, base));
   mark_export(folder.path(), options, source);
   folder.commit();
   return output;
@@ -180,6 +192,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
 
 fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs::path& final_folder) {
   ExportSource source{.model = recipe.model.base_model, .chat_template = recipe.data.chat_template};
+  if (const fs::path file = fs::path(recipe.output_dir) / "recipe.yaml"; fs::exists(file)) source.recipe_file = file;
   if (fs::exists(final_folder / kAdapterConfigFile))
     source.adapter = final_folder;
   else
@@ -219,6 +232,8 @@ ExportSource source_of_run(const fs::path& folder) {
 void write_tuned_model(const Recipe& recipe, const WeightSource& weights, const fs::path& folder) {
   const BaseModel base = open_base_model(recipe.model.base_model);
   AtomicFolder final_folder(folder);
+  const ExportSource source{.model = base.path, .recipe_file = fs::path(recipe.output_dir) / "recipe.yaml"};
+  write_atomically(final_folder.path() / "README.md", model_card({.format = ExportFormat::hf}, source, base));
   export_hf({base, weights, template_to_write(recipe.data.chat_template, base)}, recipe.train.precision,
             final_folder.path());
   final_folder.commit();

@@ -11,7 +11,7 @@ namespace tune {
 /// What is handed over.
 struct ExportSource {
   std::filesystem::path model;                   // Hugging Face folder or .gguf file: weights, configuration, tokenizer
-  std::optional<std::filesystem::path> adapter;  // PEFT folder on top of it
+  std::optional<std::filesystem::path> adapter;  // PEFT folder on top of it, or a GGUF adapter
   std::optional<std::filesystem::path> weights;  // folder whose *.safetensors replace the model's weights
   std::string chat_template;                     // name of the template it was trained with; empty = not known
   std::filesystem::path recipe_file;             // of the run that trained it; empty = it is of no run

@@ -25,30 +25,21 @@ namespace tune {
 
 namespace {
 
-/// "models/zephyr/" and "models/zephyr" are called zephyr, "models/smol.Q4_1.gguf" smol.Q4_1.
-std::string name_of(const BaseModel& base) {
-  const std::filesystem::path path = std::filesystem::absolute(base.path).lexically_normal();
-  if (base.is_gguf) return path.stem().string();
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
-}
-
 /// What the file says of itself and where it comes from.
 void append_general(const BaseModel& base, Quant quant, GgufMetadata& metadata) {
   metadata.emplace_back("general.architecture", "llama");
   metadata.emplace_back("general.type", "model");
-  std::string name = name_of(base);
+  std::string name = name_of(base.path);
   if (base.is_gguf) {
     const GgufFile file(base.path);
     name = file.text("general.name", name);
-    for (const char* key : {"general.organization", "general.basename", "general.size_label", "general.license",
-                            "general.license.name", "general.license.link"})
+    for (const char* key : {"general.organization", "general.basename", "general.size_label"})
       if (file.has(key)) metadata.emplace_back(key, file.text(key));
-  } else {
-    const CardFacts card = read_model_card(base.path);
-    if (!card.license.empty()) metadata.emplace_back("general.license", card.license);
-    if (!card.license_name.empty()) metadata.emplace_back("general.license.name", card.license_name);
-    if (!card.license_link.empty()) metadata.emplace_back("general.license.link", card.license_link);
   }
+  const auto [license, license_name, license_link] = licence_of(base);
+  if (!license.empty()) metadata.emplace_back("general.license", license);
+  if (!license_name.empty()) metadata.emplace_back("general.license.name", license_name);
+  if (!license_link.empty()) metadata.emplace_back("general.license.link", license_link);
   metadata.emplace_back("general.name", name);
   metadata.emplace_back("general.base_model.count", std::uint32_t{1});
   metadata.emplace_back("general.base_model.0.name", name);

@@ -1,12 +1,99 @@
 #include "tools/export/model_card.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <vector>
+
 #include "checkpoints/files/file_system.h"
+#include "checkpoints/gguf/gguf.h"
 #include "recipes/schema/document.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/reader.h"
+#include "recipes/schema/spelling.h"
 
 namespace tune {
 
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
 namespace {
+
+std::string quoted(const std::string& text) {  // a JSON string is one of YAML, too
+  return ordered_json(text).dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+/// Of what training began with: a fully tuned model is its own base to an export.
+std::string base_name(const ExportSource& source) {
+  return name_of(source.recipe_file.empty() ? source.model
+                                            : fs::path(read_recipe(source.recipe_file).model.base_model));
+}
+
+std::string front_matter_of(const ExportOptions& options, const ExportSource& source, const BaseModel& base) {
+  const CardFacts licence = licence_of(base);
+  std::string text = fmt::format("---\nbase_model: {}\n", quoted(base_name(source)));
+  if (source.adapter)
+    text += fmt::format("base_model_relation: {}\n", is_adapter(options.format) ? "adapter" : "finetune");
+  if (!licence.license.empty()) text += fmt::format("license: {}\n", quoted(licence.license));
+  if (!licence.license_name.empty()) text += fmt::format("license_name: {}\n", quoted(licence.license_name));
+  if (!licence.license_link.empty()) text += fmt::format("license_link: {}\n", quoted(licence.license_link));
+  if (options.format != ExportFormat::onnx)
+    text += fmt::format("library_name: {}\n", options.format == ExportFormat::adapter ? "peft" : "transformers");
+  return text + "pipeline_tag: text-generation\n---\n";
+}
+
+std::string opening(const ExportOptions& options, const ExportSource& source) {
+  const std::string name = base_name(source);
+  if (options.format == ExportFormat::adapter) return fmt::format("A LoRA adapter of {}.\n", name);
+  const std::string how = source.adapter               ? " with a LoRA adapter merged into it"
+                          : source.recipe_file.empty() ? ", unchanged"
+                                                       : ", all of its weights trained";
+  const std::string numbers = options.quant ? fmt::format(" Weights in {}.", spelling(*options.quant)) : "";
+  return fmt::format("{}{}.{}\n", name, how, numbers);
+}
+
+std::string training_of(const Recipe& recipe) {
+  const TrainOptions& train = recipe.train;
+  std::string text = "\n## Training\n\n| | |\n|---|---|\n";
+  const auto row = [&](std::string_view name, const std::string& value) {
+    text += fmt::format("| {} | {} |\n", name, value);
+  };
+  row("stage", std::string(spelling(recipe.stage)));
+  if (recipe.adapter.type == AdapterType::lora)
+    row("LoRA", fmt::format("rank {}, alpha {:g}, dropout {:g} on {}", recipe.adapter.lora_r, recipe.adapter.lora_alpha,
+                            recipe.adapter.lora_dropout, fmt::join(recipe.adapter.lora_target_modules, ", ")));
+  else
+    row("weights", "all of them");
+  if (recipe.stage == Stage::sft) row("chat template", recipe.data.chat_template);
+  row("learning rate", fmt::format("{:g}, {}", train.learning_rate, spelling(train.lr_scheduler_type)));
+  row("batch", fmt::format("{} rows of up to {} tokens", train.global_batch_size, recipe.data.max_length));
+  row("length", train.max_steps > 0 ? fmt::format("{} steps", train.max_steps)
+                                    : fmt::format("{:g} epochs", train.num_train_epochs));
+  row("precision", std::string(spelling(train.precision)));
+  std::vector<std::string> files;
+  for (const DatasetOptions& data : recipe.data.datasets) files.push_back(fs::path(data.path).filename().string());
+  row("data", fmt::format("{}", fmt::join(files, ", ")));
+  return text;
+}
+
+/// The first and the last evaluation of the run; nothing where it had none.
+std::string evaluation_of(const fs::path& metrics) {
+  if (!fs::is_regular_file(metrics)) return "";
+  std::vector<std::pair<std::int64_t, double>> losses;
+  std::istringstream lines(read_text(metrics));
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = ordered_json::parse(line, nullptr, false);
+    if (json.is_object() && json.contains("eval_loss")) losses.emplace_back(json["step"], json["eval_loss"]);
+  }
+  if (losses.empty()) return "";
+  std::string text = "\n## Evaluation\n\nOn rows that were held out:\n\n| step | loss | perplexity |\n|---|---|---|\n";
+  if (losses.size() > 1) losses.erase(losses.begin() + 1, losses.end() - 1);
+  for (const auto& [step, loss] : losses) text += fmt::format("| {} | {:.4f} | {:.2f} |\n", step, loss, std::exp(loss));
+  return text;
+}
 
 /// Between the first two lines of "---"; empty without them.
 std::string front_matter(const std::string& card) {
@@ -17,6 +104,28 @@ std::string front_matter(const std::string& card) {
 }
 
 }  // namespace
+
+CardFacts licence_of(const BaseModel& base) {
+  if (!base.is_gguf) return read_model_card(base.path);
+  const GgufFile file(base.path);
+  return {file.text("general.license", ""), file.text("general.license.name", ""),
+          file.text("general.license.link", "")};
+}
+
+std::string name_of(const fs::path& model) {
+  const fs::path path = fs::absolute(model).lexically_normal();
+  if (path.extension() == ".gguf") return path.stem().string();
+  const fs::path folder = path.has_filename() ? path : path.parent_path();
+  return (folder.filename() == "final" ? folder.parent_path() : folder).filename().string();
+}
+
+std::string model_card(const ExportOptions& options, const ExportSource& source, const BaseModel& base) {
+  std::string text = front_matter_of(options, source, base);
+  text += fmt::format("\n# {}, tuned\n\n{}", base_name(source), opening(options, source));
+  if (source.recipe_file.empty()) return text;
+  text += training_of(read_recipe(source.recipe_file));
+  return text + evaluation_of(source.recipe_file.parent_path() / "metrics.jsonl");
+}
 
 CardFacts read_model_card(const std::filesystem::path& model_folder) {
   const std::filesystem::path path = model_folder / "README.md";

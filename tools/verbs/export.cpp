@@ -5,6 +5,7 @@
 #include "recipes/schema/suggest.h"
 #include "recipes/schema/units.h"
 #include "tools/export/export.h"
+#include "tools/export/import_gguf_lora.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/source_argument.h"
 #include "tools/verbs/verbs.h"
@@ -79,6 +80,8 @@ int export_verb(const std::vector<std::string>& arguments) {
   const std::string output = required(values, "output");
   if (wanted.verify) require_verifiable(wanted.format);
   const ExportSource source = source_argument(values);
+  if (wanted.verify && source.adapter && is_gguf_adapter(*source.adapter))
+    throw Error{Fault::recipe, {}, "--verify can't load a GGUF adapter to compare with", "leave it out"};
   const std::filesystem::path written = run_export(wanted, source, output);
   fmt::print("{}\n", written.string());
   if (wanted.verify) verify_export(wanted, source, written);

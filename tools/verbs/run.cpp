@@ -10,7 +10,6 @@
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
 #include "tools/verbs/verification.h"
-#include "train/inputs.h"
 #include "train/trainer.h"
 
 namespace tune {
@@ -43,7 +42,7 @@ class ExportVerification {
     if (!verifier_) {
       Recipe trained = recipe_;
       choose_adapter(trained, "");  // of output_dir/final
-      verifier_.emplace(trained, ExportSource{}, open_inputs(trained, Purpose::evaluation).evaluation_rows.get());
+      verifier_.emplace(trained, ExportSource{}, held_out_rows(trained).get());
     }
     tell_comparison(options, written, verifier_->compare(options, written));
   }

@@ -3,6 +3,7 @@
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
+#include "tools/export/import_gguf_lora.h"
 #include "tools/verbs/recipe_argument.h"
 
 namespace tune {
@@ -12,7 +13,8 @@ namespace po = boost::program_options;
 void add_source_options(po::options_description& options) {
   const auto text = [] { return po::value<std::string>(); };
   options.add_options()("run", text(), "output_dir of a run, or one of its checkpoints")(
-      "model", text(), "Hugging Face folder or .gguf file")("adapter", text(), "PEFT folder on top of --model")(
+      "model", text(), "Hugging Face folder or .gguf file")(
+      "adapter", text(), "PEFT folder on top of --model; with --format adapter also a GGUF adapter")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with");
 }
 
@@ -27,7 +29,9 @@ ExportSource source_argument(const po::variables_map& values) {
   }
   ExportSource source{.model = values["model"].as<std::string>(),
                       .chat_template = values["template"].as<std::string>()};
-  if (values.count("adapter") != 0) source.adapter = adapter_folder(values["adapter"].as<std::string>());
+  if (values.count("adapter") == 0) return source;
+  const std::filesystem::path adapter = values["adapter"].as<std::string>();
+  source.adapter = is_gguf_adapter(adapter) ? adapter : adapter_folder(adapter);
   return source;
 }
 

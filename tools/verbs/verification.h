@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ class Verifier {
   /// base's) and computes its answers to a few fixed texts and to the first of `held_out`, which may be nullptr.
   Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out);
 
-  /// Opens what an export wrote with our own reader, and computes the same. format: hf, gguf or adapter.
+  /// Opens what an export wrote with our own reader, and computes the same. format: any but onnx.
   Comparison compare(const ExportOptions& options, const std::filesystem::path& written) const;
 
  private:
@@ -41,6 +42,9 @@ class Verifier {
   std::vector<std::vector<std::int32_t>> texts_;
   std::vector<at::Tensor> answers_;  // of each text, logits [tokens, vocab] fp32
 };
+
+/// The rows that the run evaluates on; nullptr, and a note, where they can't be read.
+std::unique_ptr<TokenDataset> held_out_rows(const Recipe& recipe);
 
 bool is_verifiable(ExportFormat format);
 

@@ -34,11 +34,12 @@ ExportOptions options_of(const fs::path& path) {
   if (fs::is_directory(path) && fs::exists(path / "config.json")) return {.format = ExportFormat::hf};
   if (fs::is_regular_file(path)) {
     const GgufFile file(path);
-    if (file.text("general.type", "model") == "model") return {.format = ExportFormat::gguf, .quant = quant_of(file)};
+    if (file.text("general.type", "model") == "adapter") return {.format = ExportFormat::gguf_lora};
+    return {.format = ExportFormat::gguf, .quant = quant_of(file)};
   }
   throw Error{Fault::data,
               {path.string()},
-              "is neither a Hugging Face folder nor a PEFT folder nor a GGUF model",
+              "is neither a Hugging Face folder nor a PEFT folder nor a GGUF",
               "these can be read back and compared"};
 }
 
