@@ -4,22 +4,17 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/files/split.h"
 #include "checkpoints/safetensors/header.h"
 
 namespace tune {
 
 std::vector<Shard> plan_shards(const std::vector<TensorInfo>& tensors, std::uint64_t max_bytes) {
-  std::vector<Shard> shards(1);
-  std::uint64_t used = 0;
-  for (const TensorInfo& info : tensors) {
-    const std::uint64_t size = byte_size(info);
-    if (used + size > max_bytes && !shards.back().tensors.empty()) {
-      shards.emplace_back();
-      used = 0;
-    }
-    used += size;
-    shards.back().tensors.push_back(info);
-  }
+  std::vector<std::uint64_t> sizes;
+  for (const TensorInfo& info : tensors) sizes.push_back(byte_size(info));
+  const std::vector<std::size_t> files = split_by_size(sizes, max_bytes);
+  std::vector<Shard> shards(files.empty() ? 1 : files.back() + 1);
+  for (std::size_t i = 0; i < tensors.size(); ++i) shards[files[i]].tensors.push_back(tensors[i]);
   for (std::size_t i = 0; i < shards.size(); ++i)
     shards[i].file = shards.size() == 1 ? "model.safetensors"
                                         : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());

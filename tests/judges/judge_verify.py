@@ -173,9 +173,10 @@ def test_gguf_adapters_that_pefts_form_has_no_place_for_are_refused(run, tmp_pat
     for done, what in [
         (lora("token_embd.weight"), "no factor of a linear layer"),
         (lora("blk.0.attn_q.weight", rank=3), "2 different ranks"),
-        (lora("blk.0.attn_q.weight", inputs=64), "blk.0"),
+        (lora("blk.0.attn_q.weight", out=90), "another shape of blk.0.attn_q.weight.lora_b"),
+        (lora("blk.0.attn_q.weight", inputs=64), "model.layers.0.self_attn.q_proj"),
     ]:
-        assert done.returncode == 3, done.stderr
+        assert done.returncode == 3 and what in done.stderr, done.stderr
     merged = tune("export", "--format", "hf", "--model", run.base, "--adapter", tmp_path / "a.gguf", "--output", tmp_path / "hf", expect=2)
     assert "make a PEFT folder of it first" in merged.stderr
 
@@ -211,6 +212,11 @@ def test_model_cards_are_read_by_the_hub(tiny, tmp_path):
         for line in (losses[0], losses[-1]):
             assert f"| {line['step']} | {line['eval_loss']:.4f} | {math.exp(line['eval_loss']):.2f} |" in card.text
         assert "rows.jsonl" in card.text and "rank 4, alpha 8" in card.text and str(tmp_path) not in card.content
+
+
+def test_a_model_of_another_vocabulary_is_found(run, tiny, tmp_path):
+    said = tune("verify", "--file", tiny("llama-gqa", vocab_size=32064), "--run", run.output, expect=5).stderr
+    assert "has 32064 tokens, what was trained has 32000" in said
 
 
 def test_what_cannot_be_compared_is_refused(run, tmp_path):

@@ -7,6 +7,7 @@
 #include "checkpoints/base_model.h"
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
+#include "checkpoints/gguf/parts.h"
 #include "checkpoints/gguf/tokenizer.h"
 #include "checkpoints/huggingface/folder.h"
 #include "checkpoints/huggingface/model_tensors.h"
@@ -52,6 +53,7 @@ Dtype dtype_of(Quant quant) {
 }
 
 Quant quant_of(const ExportOptions& options) { return options.quant.value_or(kDefaultQuant); }
+
 std::uint64_t shard_bytes_of(const ExportOptions& options, std::uint64_t otherwise) {
   if (options.max_shard_size.empty()) return otherwise;
   return static_cast<std::uint64_t>(parse_shard_size(options.max_shard_size, "max_shard_size"));
@@ -101,19 +103,25 @@ fs::path export_model(const ExportOptions& options, const ExportSource& source, 
 
 bool is_folder(ExportFormat format) { return format != ExportFormat::gguf && format != ExportFormat::gguf_lora; }
 
-/// What has the output's name is replaced: never what is being read, never what no export has written.
-void check_output(const ExportSource& source, ExportFormat format, const fs::path& output) {
+/// What has the name is replaced: never what is being read, never what no export has written.
+void check_replaced(const ExportSource& source, ExportFormat format, const fs::path& path) {
   const auto refuse = [&](const std::string& what, const std::string& remedy = "give another output") {
-    throw Error{Fault::recipe, {output.string()}, what, remedy};
+    throw Error{Fault::recipe, {path.string()}, what, remedy};
   };
-  if (output.empty()) throw Error{Fault::recipe, {}, "the output has no name", "give --output PATH"};
   for (const auto& input : {std::optional(source.model), source.adapter, source.weights})
-    if (input && is_or_holds(output, *input)) refuse("is, or holds, what is exported");
-  if (!fs::exists(output)) return;
-  if (fs::is_directory(output) != is_folder(format))
+    if (input && is_or_holds(path, *input)) refuse("is, or holds, what is exported");
+  if (!fs::exists(path)) return;
+  if (fs::is_directory(path) != is_folder(format))
     refuse(is_folder(format) ? "is a file, a folder is to be written" : "is a folder, a file is to be written");
-  if (!fs::is_empty(output) && !is_export(output))
+  if (!fs::is_empty(path) && !is_export(path))
     refuse("was written by no export", "give another output, or remove it first");
+}
+
+void check_output(const ExportSource& source, ExportFormat format, const fs::path& output) {
+  if (output.empty()) throw Error{Fault::recipe, {}, "the output has no name", "give --output PATH"};
+  check_replaced(source, format, output);
+  if (format != ExportFormat::gguf) return;
+  for (const fs::path& part : existing_gguf_parts(output)) check_replaced(source, format, part);
 }
 
 /// What the tokenizer and the configuration have to say against a format.
@@ -192,7 +200,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
 
 fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs::path& final_folder) {
   ExportSource source{.model = recipe.model.base_model, .chat_template = recipe.data.chat_template};
-  if (const fs::path file = fs::path(recipe.output_dir) / "recipe.yaml"; fs::exists(file)) source.recipe_file = file;
+  source.recipe_file = fs::path(recipe.output_dir) / "recipe.yaml";
   if (fs::exists(final_folder / kAdapterConfigFile))
     source.adapter = final_folder;
   else

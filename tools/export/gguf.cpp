@@ -7,6 +7,7 @@
 #include <map>
 
 #include "checkpoints/files/atomic_folder.h"
+#include "checkpoints/files/split.h"
 #include "checkpoints/gguf/blocks/blocks.h"
 #include "checkpoints/gguf/names.h"
 #include "checkpoints/gguf/parts.h"
@@ -106,17 +107,11 @@ std::vector<Target> targets_of(const ModelConfig& config, Quant quant) {
 
 /// The targets in order, in files of at most max_bytes.
 std::vector<std::vector<Target>> split(std::vector<Target> targets, std::uint64_t max_bytes) {
-  std::vector<std::vector<Target>> parts(1);
-  std::uint64_t filled = 0;
-  for (Target& target : targets) {
-    const std::uint64_t bytes = stored_bytes(target.info);
-    if (!parts.back().empty() && bytes > max_bytes - std::min(filled, max_bytes)) {
-      parts.emplace_back();
-      filled = 0;
-    }
-    filled += bytes;
-    parts.back().push_back(std::move(target));
-  }
+  std::vector<std::uint64_t> sizes;
+  for (const Target& target : targets) sizes.push_back(stored_bytes(target.info));
+  const std::vector<std::size_t> files = split_by_size(sizes, max_bytes);
+  std::vector<std::vector<Target>> parts(files.back() + 1);
+  for (std::size_t i = 0; i < targets.size(); ++i) parts[files[i]].push_back(std::move(targets[i]));
   return parts;
 }
 
@@ -168,17 +163,6 @@ std::vector<std::filesystem::path> earlier_files(const std::filesystem::path& ou
   return earlier;
 }
 
-/// Files that will be replaced or removed: never what is being read, never what no export has written.
-void require_exports(const std::vector<std::filesystem::path>& files, const BaseModel& base) {
-  for (const std::filesystem::path& file : files) {
-    if (std::filesystem::equivalent(file, base.path))
-      throw Error{Fault::recipe, {file.string()}, "is what is exported", "give another output"};
-    if (!is_export(file))
-      throw Error{
-          Fault::recipe, {file.string()}, "was written by no export", "give another output, or remove it first"};
-  }
-}
-
 }  // namespace
 
 std::filesystem::path export_gguf(const ModelForExport& model, Quant quant, std::uint64_t max_shard_bytes,
@@ -201,7 +185,6 @@ std::filesystem::path export_gguf(const ModelForExport& model, Quant quant, std:
   std::vector<std::filesystem::path> files;
   for (std::size_t i = 1; i <= parts.size(); ++i)
     files.push_back(parts.size() == 1 ? output : gguf_part_path(output, i, parts.size()));
-  require_exports(existing_gguf_parts(output), model.base);
 
   std::deque<GgufWriter> writers;
   for (std::size_t i = 0; i < parts.size(); ++i) {

@@ -68,7 +68,9 @@ void append_factors(const BaseModel& base, const GgufFile& file, const GgufTenso
     refuse(file.path(), fmt::format("has {}, which is no factor of a linear layer", tensor.name),
            "use it in llama.cpp; nothing here can");
   const std::size_t dimensions = stacked ? 3 : 2;
-  if (tensor.shape.size() != dimensions || (stacked && tensor.shape[0] != base.config.num_local_experts))
+  const bool permuted = !is_a && rows_are_permuted(*huggingface_name(weight));
+  if (tensor.shape.size() != dimensions || (stacked && tensor.shape[0] != base.config.num_local_experts) ||
+      (permuted && tensor.shape[0] % base.config.head_dim != 0))
     refuse(file.path(), fmt::format("has another shape of {} than the base model", tensor.name),
            "give the base model that it was made for");
   const std::vector<float> values = values_of(file, tensor);
@@ -81,7 +83,7 @@ void append_factors(const BaseModel& base, const GgufFile& file, const GgufTenso
     Factor factor{fmt::format("{}{}{}", kAdapterPrefix, module, is_a ? kFactorA : kFactorB),
                   shape,
                   {first, first + static_cast<std::ptrdiff_t>(size)}};
-    if (!is_a && rows_are_permuted(name)) factor.values = in_order(factor.values, shape[1], base.config.head_dim);
+    if (permuted) factor.values = in_order(factor.values, shape[1], base.config.head_dim);
     factors.push_back(std::move(factor));
   }
 }

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <vector>
 
@@ -26,15 +27,9 @@ std::string quoted(const std::string& text) {  // a JSON string is one of YAML, 
   return ordered_json(text).dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
-/// Of what training began with: a fully tuned model is its own base to an export.
-std::string base_name(const ExportSource& source) {
-  return name_of(source.recipe_file.empty() ? source.model
-                                            : fs::path(read_recipe(source.recipe_file).model.base_model));
-}
-
-std::string front_matter_of(const ExportOptions& options, const ExportSource& source, const BaseModel& base) {
-  const CardFacts licence = licence_of(base);
-  std::string text = fmt::format("---\nbase_model: {}\n", quoted(base_name(source)));
+std::string front_matter_of(const ExportOptions& options, const ExportSource& source, const CardFacts& licence,
+                            const std::string& base_name) {
+  std::string text = fmt::format("---\nbase_model: {}\n", quoted(base_name));
   if (source.adapter)
     text += fmt::format("base_model_relation: {}\n", is_adapter(options.format) ? "adapter" : "finetune");
   if (!licence.license.empty()) text += fmt::format("license: {}\n", quoted(licence.license));
@@ -45,8 +40,7 @@ std::string front_matter_of(const ExportOptions& options, const ExportSource& so
   return text + "pipeline_tag: text-generation\n---\n";
 }
 
-std::string opening(const ExportOptions& options, const ExportSource& source) {
-  const std::string name = base_name(source);
+std::string opening(const ExportOptions& options, const ExportSource& source, const std::string& name) {
   if (options.format == ExportFormat::adapter) return fmt::format("A LoRA adapter of {}.\n", name);
   const std::string how = source.adapter               ? " with a LoRA adapter merged into it"
                           : source.recipe_file.empty() ? ", unchanged"
@@ -120,11 +114,14 @@ std::string name_of(const fs::path& model) {
 }
 
 std::string model_card(const ExportOptions& options, const ExportSource& source, const BaseModel& base) {
-  std::string text = front_matter_of(options, source, base);
-  text += fmt::format("\n# {}, tuned\n\n{}", base_name(source), opening(options, source));
-  if (source.recipe_file.empty()) return text;
-  text += training_of(read_recipe(source.recipe_file));
-  return text + evaluation_of(source.recipe_file.parent_path() / "metrics.jsonl");
+  std::optional<Recipe> recipe;
+  if (!source.recipe_file.empty()) recipe = read_recipe(source.recipe_file);
+  // what training began with: a fully tuned model is its own base to an export
+  const std::string name = name_of(recipe ? fs::path(recipe->model.base_model) : source.model);
+  std::string text = front_matter_of(options, source, licence_of(base), name);
+  text += fmt::format("\n# {}, tuned\n\n{}", name, opening(options, source, name));
+  if (!recipe) return text;
+  return text + training_of(*recipe) + evaluation_of(source.recipe_file.parent_path() / "metrics.jsonl");
 }
 
 CardFacts read_model_card(const std::filesystem::path& model_folder) {

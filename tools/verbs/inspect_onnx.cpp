@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <map>
-#include <regex>
+#include <sstream>
 
 #include "checkpoints/onnx/reader.h"
 #include "tools/verbs/finding.h"
@@ -19,15 +19,26 @@ std::string dim_text(const OnnxDim& dim) {
   return size != nullptr ? std::to_string(*size) : std::get<std::string>(dim);
 }
 
+/// "past_key_values.7.key" -> "past_key_values.N.key".
+std::string without_layer(const std::string& name) {
+  std::string result;
+  std::istringstream parts(name);
+  for (std::string part; std::getline(parts, part, '.');) {
+    const bool is_inner = !result.empty() && !parts.eof();
+    const bool is_number = part.find_first_not_of("0123456789") == std::string::npos;
+    result += fmt::format("{}{}", result.empty() ? "" : ".", is_inner && is_number ? "N" : part);
+  }
+  return result;
+}
+
 /// "past_key_values.N.key FLOAT [batch_size, 8, past_sequence_length, 64], 32 times": a line for what every layer has.
 std::vector<std::string> lines_of(const std::vector<OnnxValue>& values) {
-  static const std::regex kNumber(R"(\.[0-9]+\.)");
   std::vector<std::pair<std::string, int>> lines;
   for (const OnnxValue& value : values) {
     std::vector<std::string> dims;
     for (const OnnxDim& dim : value.shape) dims.push_back(dim_text(dim));
-    const std::string line = fmt::format("{} {} [{}]", std::regex_replace(value.name, kNumber, ".N."),
-                                         onnx_type_name(value.type), fmt::join(dims, ", "));
+    const std::string line =
+        fmt::format("{} {} [{}]", without_layer(value.name), onnx_type_name(value.type), fmt::join(dims, ", "));
     const auto same = std::find_if(lines.begin(), lines.end(), [&](const auto& known) { return known.first == line; });
     if (same == lines.end())
       lines.emplace_back(line, 1);

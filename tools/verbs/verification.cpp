@@ -43,7 +43,7 @@ PackedBatch one_document(const std::vector<std::int32_t>& ids) {
   return batch;
 }
 
-/// Mean negative log-likelihood sums of the text's own tokens.
+/// Sum of the negative log-likelihoods of the text's own tokens, but for the first.
 double surprise(const at::Tensor& log_probabilities, const std::vector<std::int32_t>& ids) {
   const at::Tensor next = at::tensor(std::vector<std::int64_t>(ids.begin() + 1, ids.end())).unsqueeze(1);
   const auto tokens = static_cast<std::int64_t>(ids.size());
@@ -88,7 +88,8 @@ void require_verifiable(ExportFormat format) {
 Verifier::Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out)
     : trained_(trained) {
   // GGUF has no sliding window, which the export tells: within the window there is no difference.
-  const std::int64_t window = open_base_model(trained.model.base_model).config.sliding_window;
+  const BaseModel base = open_base_model(trained.model.base_model);
+  const std::int64_t window = base.config.sliding_window;
   const std::size_t most = window > 0 ? std::min(kTextTokens, static_cast<std::size_t>(window)) : kTextTokens;
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(trained.model.base_model);
   for (const char* text : kTexts) {
@@ -104,14 +105,15 @@ Verifier::Verifier(const Recipe& trained, const ExportSource& source, const Toke
     left -= ids.size();
     if (ids.size() > 1) texts_.emplace_back(ids.begin(), ids.end());
   }
-  answers_ = answers_of(trained, source.weights ? &*source.weights : nullptr);
+  std::unique_ptr<WeightSource> replaced;
+  if (source.weights) replaced = open_huggingface_weights(*source.weights);
+  vocab_size_ = base.config.vocab_size;
+  answers_ = answers_of(trained, base.config, replaced ? *replaced : *base.weights);
 }
 
-std::vector<at::Tensor> Verifier::answers_of(const Recipe& recipe, const std::filesystem::path* weights) const {
-  const BaseModel base = open_base_model(recipe.model.base_model);
-  std::unique_ptr<WeightSource> replaced;
-  if (weights != nullptr) replaced = open_huggingface_weights(*weights);
-  Decoder decoder(base.config, replaced ? *replaced : *base.weights, decoder_options(recipe, base.config, false));
+std::vector<at::Tensor> Verifier::answers_of(const Recipe& recipe, const ModelConfig& config,
+                                             const WeightSource& weights) const {
+  Decoder decoder(config, weights, decoder_options(recipe, config, false));
   decoder.no_dropout();
   std::vector<at::Tensor> answers;
   for (const std::vector<std::int32_t>& ids : texts_) {
@@ -135,7 +137,13 @@ Comparison Verifier::compare(const ExportOptions& options, const std::filesystem
     recipe.model.base_model = written.string();
     choose_adapter(recipe, "none");
   }
-  const std::vector<at::Tensor> answers = answers_of(recipe, nullptr);
+  const BaseModel base = open_base_model(recipe.model.base_model);
+  if (base.config.vocab_size != vocab_size_)
+    throw Error{Fault::verification,
+                {written.string()},
+                fmt::format("has {} tokens, what was trained has {}", base.config.vocab_size, vocab_size_),
+                "it is another model's"};
+  const std::vector<at::Tensor> answers = answers_of(recipe, base.config, *base.weights);
   Comparison result;
   double differences = 0, logit_count = 0, trained_surprise = 0, written_surprise = 0;
   std::int64_t predicted = 0;

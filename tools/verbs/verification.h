@@ -33,12 +33,15 @@ class Verifier {
   Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out);
 
   /// Opens what an export wrote with our own reader, and computes the same. format: any but onnx.
+  /// Error{Fault::verification} for a model of another vocabulary, Error{Fault::data} for what can't be read.
   Comparison compare(const ExportOptions& options, const std::filesystem::path& written) const;
 
  private:
-  std::vector<at::Tensor> answers_of(const Recipe& recipe, const std::filesystem::path* weights) const;
+  std::vector<at::Tensor> answers_of(const Recipe& recipe, const ModelConfig& config,
+                                     const WeightSource& weights) const;
 
   Recipe trained_;
+  std::int64_t vocab_size_ = 0;
   std::vector<std::vector<std::int32_t>> texts_;
   std::vector<at::Tensor> answers_;  // of each text, logits [tokens, vocab] fp32
 };

@@ -21,12 +21,7 @@ void dequantize_q4_0(const std::byte* block, float* values) {
 }
 
 TUNE_CPU_CLONES void quantize_q4_0(const Rows& rows, std::byte* blocks) {
-  if (rows.importance != nullptr) return quantize_weighted(rows, kBytes, blocks, SearchScale<8>{}, write);
-  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
-    std::int32_t codes[kBlockValues];
-    const float d = quantize_symmetric<8>(rows.values + n * kBlockValues, codes);
-    write(codes, d, 0, blocks + n * kBytes);
-  }
+  quantize_symmetric_rows<8>(rows, kBytes, blocks, write);
 }
 
 }  // namespace tune

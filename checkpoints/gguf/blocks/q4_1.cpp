@@ -22,12 +22,7 @@ void dequantize_q4_1(const std::byte* block, float* values) {
 }
 
 TUNE_CPU_CLONES void quantize_q4_1(const Rows& rows, std::byte* blocks) {
-  if (rows.importance != nullptr) return quantize_weighted(rows, kBytes, blocks, SearchMinimum<15>{}, write);
-  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
-    std::int32_t codes[kBlockValues];
-    const auto [d, m] = quantize_with_minimum<15>(rows.values + n * kBlockValues, codes);
-    write(codes, d, m, blocks + n * kBytes);
-  }
+  quantize_rows_with_minimum<15>(rows, kBytes, blocks, write);
 }
 
 }  // namespace tune

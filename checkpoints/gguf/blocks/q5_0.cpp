@@ -23,12 +23,7 @@ void dequantize_q5_0(const std::byte* block, float* values) {
 }
 
 TUNE_CPU_CLONES void quantize_q5_0(const Rows& rows, std::byte* blocks) {
-  if (rows.importance != nullptr) return quantize_weighted(rows, kBytes, blocks, SearchScale<16>{}, write);
-  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
-    std::int32_t codes[kBlockValues];
-    const float d = quantize_symmetric<16>(rows.values + n * kBlockValues, codes);
-    write(codes, d, 0, blocks + n * kBytes);
-  }
+  quantize_symmetric_rows<16>(rows, kBytes, blocks, write);
 }
 
 }  // namespace tune

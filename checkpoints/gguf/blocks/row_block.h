@@ -107,6 +107,30 @@ TUNE_INLINE ScaleAndMinimum quantize_with_minimum(const float* values, std::int3
   return {scale, least};
 }
 
+/// Whole rows of a symmetric format, with codes 0 to 2 kMost - 1.
+template <std::int32_t kMost, typename Write>
+TUNE_INLINE void quantize_symmetric_rows(const Rows& rows, std::size_t block_bytes, std::byte* blocks,
+                                         const Write& write) {
+  if (rows.importance != nullptr) return quantize_weighted(rows, block_bytes, blocks, SearchScale<kMost>{}, write);
+  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
+    std::int32_t codes[kBlockValues];
+    const float scale = quantize_symmetric<kMost>(rows.values + n * kBlockValues, codes);
+    write(codes, scale, 0, blocks + n * block_bytes);
+  }
+}
+
+/// Whole rows of a format with a minimum, with codes 0 to kMost.
+template <std::int32_t kMost, typename Write>
+TUNE_INLINE void quantize_rows_with_minimum(const Rows& rows, std::size_t block_bytes, std::byte* blocks,
+                                            const Write& write) {
+  if (rows.importance != nullptr) return quantize_weighted(rows, block_bytes, blocks, SearchMinimum<kMost>{}, write);
+  for (std::size_t n = 0; n < rows.rows * rows.columns / kBlockValues; ++n) {
+    std::int32_t codes[kBlockValues];
+    const auto [scale, minimum] = quantize_with_minimum<kMost>(rows.values + n * kBlockValues, codes);
+    write(codes, scale, minimum, blocks + n * block_bytes);
+  }
+}
+
 /// 16 bytes: value i in the low half of byte i, value 16 + i in its high half.
 TUNE_INLINE void write_halves(const std::int32_t (&codes)[kBlockValues], std::byte* bytes) {
   for (std::size_t i = 0; i < kBlockValues / 2; ++i)
