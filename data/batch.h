@@ -17,4 +17,7 @@ struct PackedBatch {
   std::int64_t trained_tokens() const;
 };
 
+/// The micro-batch of one document, of which no token is trained.
+PackedBatch one_document(const std::vector<std::int32_t>& ids);
+
 }  // namespace tune

@@ -288,6 +288,16 @@ void shards_have_a_size(const Recipe& recipe, Reading& reading) {
   }
 }
 
+void importance_goes_with_few_bits(const Recipe& recipe, Reading& reading) {
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
+    const ExportOptions& wanted = recipe.exports[i];
+    if (wanted.imatrix.empty() || heeds_importance(wanted.format, wanted.quant.value_or(kDefaultQuant))) continue;
+    reading.problems.add(reading.place_of(fmt::format("export[{}].imatrix", i)),
+                         "an importance matrix has no effect on this format",
+                         "it goes with format gguf and q6_k, q5_k_m, q5_0, q4_k_m or q4_0; leave it out");
+  }
+}
+
 /// What an export is called beside its format: gguf and onnx have their quant in their names, onnx its flavour, too.
 std::string details_of(const ExportOptions& wanted) {
   std::string text;
@@ -336,6 +346,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   formats_hold_their_quant(recipe, reading);
   only_onnx_has_flavours_and_separate_adapters(recipe, reading);
   shards_have_a_size(recipe, reading);
+  importance_goes_with_few_bits(recipe, reading);
   exports_have_names_of_their_own(recipe, reading);
   output_does_not_overwrite_the_base_model(recipe, reading);
 }

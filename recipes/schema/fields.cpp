@@ -269,6 +269,12 @@ const std::vector<Row<ExportOptions>>& rows() {
        {},
        {},
        "of all but onnx: it is read back, and its answers are compared with the trained model's"},
+      {"imatrix",
+       &S::imatrix,
+       {.is_path = true},
+       {},
+       "of gguf from q6_k to q4_0: calibration rows laid out as the first data set's, or a .gguf of tune imatrix; the "
+       "columns that count there lose less"},
       {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;

@@ -32,6 +32,11 @@ std::span<const Quant> quants_of(ExportFormat format) {
   return {};
 }
 
+bool heeds_importance(ExportFormat format, Quant quant) {
+  constexpr std::array kExact = {Quant::f32, Quant::f16, Quant::bf16, Quant::q8_0};
+  return format == ExportFormat::gguf && std::find(kExact.begin(), kExact.end(), quant) == kExact.end();
+}
+
 QuantFault fault_of(ExportFormat format, Quant quant) {
   if (holds(format, quant)) return {};
   std::vector<std::string> may_be, homes;

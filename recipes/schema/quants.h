@@ -15,4 +15,7 @@ struct QuantFault {
 };
 QuantFault fault_of(ExportFormat format, Quant quant);
 
+/// True where some columns can be stored better than others: the formats that an importance matrix goes with.
+bool heeds_importance(ExportFormat format, Quant quant);
+
 }  // namespace tune

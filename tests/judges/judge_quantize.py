@@ -1,7 +1,6 @@
 """Blocks of every quantised GGUF type, byte for byte as ggml's own quantiser makes them, and back as gguf-py reads them;
 whole files with the types that llama.cpp chooses, which it loads and computes with."""
 
-import ctypes
 import json
 import re
 import shutil
@@ -11,38 +10,15 @@ import gguf
 import numpy as np
 import pytest
 import torch
-import xllamacpp  # its library holds ggml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from ggml import number_of, quantized, tensors_of
 from llama_cpp import LlamaCpp, divergence
 from tune_program import BUILD, probe as model_probe, tune
 
 TYPES = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"]
 COLUMNS = 1280  # five super-blocks: an odd number, 40 blocks of 32: no multiple of 16
-
-
-@pytest.fixture(scope="module")
-def ggml():
-    library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-                                            ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]  # fmt: skip
-    return library
-
-
-def number_of(kind):
-    return gguf.GGMLQuantizationType[kind.upper()]
-
-
-def reference(ggml, kind, values, importance=None):
-    block, size = gguf.GGML_QUANT_SIZES[number_of(kind)]
-    result = np.empty(values.size // block * size, np.uint8)
-    weights = importance.ctypes.data if importance is not None else None
-    written = ggml.ggml_quantize_chunk(int(number_of(kind)), values.ctypes.data, result.ctypes.data, 0,
-                                       values.shape[0], values.shape[1], weights)  # fmt: skip
-    assert written == result.size
-    return result
 
 
 def probe(*arguments):
@@ -82,23 +58,23 @@ def rows(random):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_bytes_are_ggmls(ggml, tmp_path, kind):
+def test_bytes_are_ggmls(tmp_path, kind):
     values = rows(np.random.default_rng(TYPES.index(kind)))
-    np.testing.assert_array_equal(our_blocks(tmp_path, kind, values), reference(ggml, kind, values))
+    np.testing.assert_array_equal(our_blocks(tmp_path, kind, values), quantized(kind, values))
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_bytes_with_an_importance_matrix_are_ggmls(ggml, tmp_path, kind):
+def test_bytes_with_an_importance_matrix_are_ggmls(tmp_path, kind):
     random = np.random.default_rng(100 + TYPES.index(kind))
     values = rows(random)
     importance = (random.standard_normal(COLUMNS).astype(np.float32) ** 2 * 10).astype(np.float32)
     importance[64:72] = 0  # inputs that were never seen
-    np.testing.assert_array_equal(our_blocks(tmp_path, kind, values, importance), reference(ggml, kind, values, importance))
+    np.testing.assert_array_equal(our_blocks(tmp_path, kind, values, importance), quantized(kind, values, importance))
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_blocks_are_read_as_gguf_reads_them(ggml, tmp_path, kind):
-    blocks = reference(ggml, kind, rows(np.random.default_rng(200)))
+def test_blocks_are_read_as_gguf_reads_them(tmp_path, kind):
+    blocks = quantized(kind, rows(np.random.default_rng(200)))
     blocks.tofile(tmp_path / "blocks")
     probe("decode", kind, tmp_path / "blocks", tmp_path / "values")
     decoded = np.fromfile(tmp_path / "values", np.float32)
@@ -155,10 +131,6 @@ def ours(path, ids, tmp_path):
     return torch.log_softmax(model_probe(request, tmp_path / "ours.safetensors")["logits.0"].double(), -1)[:-1].numpy()
 
 
-def tensors_of(path):
-    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return tmp_path_factory.mktemp("gguf")
@@ -166,7 +138,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("kind", ["llama-gqa", "mixtral-eight"])
-def test_a_files_types_are_llama_cpps_and_its_bytes_ggmls(ggml, tiny, files, kind, quant):
+def test_a_files_types_are_llama_cpps_and_its_bytes_ggmls(tiny, files, kind, quant):
     folder = tiny(kind, **DEEP) if kind == "llama-gqa" else tiny(kind, num_hidden_layers=2)
     types = llama_types if kind == "llama-gqa" else mixtral_types
     exact, written = (tensors_of(exported(folder, q, files)) for q in ("f32", quant))
@@ -174,7 +146,7 @@ def test_a_files_types_are_llama_cpps_and_its_bytes_ggmls(ggml, tiny, files, kin
     for name, tensor in written.items():
         if tensor.tensor_type.name != "F32":
             values = np.ascontiguousarray(exact[name].data.reshape(-1, exact[name].shape[0]))
-            want = reference(ggml, tensor.tensor_type.name.lower(), values)
+            want = quantized(tensor.tensor_type.name.lower(), values)
             assert np.array_equal(tensor.data.reshape(-1).view(np.uint8), want), name
 
 

@@ -73,7 +73,7 @@ std::string template_to_write(const std::string& trained_with, const BaseModel& 
 /// output: a file for gguf, the folder to fill for hf and onnx. Returns where it is, for gguf maybe the first of
 /// several.
 fs::path export_model(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
-                      const fs::path& output) {
+                      const fs::path& output, const ImportanceMatrix& importance) {
   std::unique_ptr<WeightSource> replaced;
   if (source.weights) {
     replaced = open_huggingface_weights(*source.weights);
@@ -89,7 +89,10 @@ fs::path export_model(const ExportOptions& options, const ExportSource& source, 
   const WeightSource& weights = is_merged ? *merged : replaced ? *replaced : *base.weights;
   const ModelForExport model{base, weights, template_to_write(source.chat_template, base)};
   if (options.format == ExportFormat::gguf)
-    return export_gguf(model, quant_of(options), shard_bytes_of(options, UINT64_MAX), output);
+    return export_gguf(
+        model,
+        {.quant = quant_of(options), .max_shard_bytes = shard_bytes_of(options, UINT64_MAX), .importance = importance},
+        output);
   if (options.format == ExportFormat::onnx)
     export_onnx(model,
                 {.flavour = flavour_of(options),
@@ -160,11 +163,14 @@ void check_exports(const Recipe& recipe, const BaseModel& base) {
   for (const ExportOptions& options : recipe.exports) {
     check_output({.model = base.path}, options.format, output_in(recipe, options));
     check_format(options, base);
+    if (!options.imatrix.empty() && !fs::exists(options.imatrix))
+      throw Error{Fault::data, {options.imatrix}, "there is no such file", "check export[].imatrix"};
   }
   if (recipe.adapter.type == AdapterType::none) check_tokenizer_files(base);  // final/ is a whole model
 }
 
-fs::path run_export(const ExportOptions& options, const ExportSource& source, const fs::path& output) {
+fs::path run_export(const ExportOptions& options, const ExportSource& source, const fs::path& output,
+                    const ImportanceMatrix& importance) {
   if (is_adapter(options.format) && !source.adapter)
     throw Error{Fault::recipe,
                 {},
@@ -183,7 +189,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   check_format(options, base);
   remove_leftovers_of(output);
   if (options.format == ExportFormat::gguf_lora) export_gguf_lora(base, *source.adapter, output);
-  if (options.format == ExportFormat::gguf) return export_model(options, source, base, output);
+  if (options.format == ExportFormat::gguf) return export_model(options, source, base, output, importance);
   if (!is_folder(options.format)) return output;
   AtomicFolder folder(output);
   if (from_gguf)
@@ -191,21 +197,22 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   else if (options.format == ExportFormat::adapter)
     export_adapter(base, *source.adapter, folder.path());
   else
-    export_model(options, source, base, folder.path());
+    export_model(options, source, base, folder.path(), importance);
   write_atomically(folder.path() / "README.md", model_card(options, source, base));
   mark_export(folder.path(), options, source);
   folder.commit();
   return output;
 }
 
-fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs::path& final_folder) {
+fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs::path& final_folder,
+                    const ImportanceMatrix& importance) {
   ExportSource source{.model = recipe.model.base_model, .chat_template = recipe.data.chat_template};
   source.recipe_file = fs::path(recipe.output_dir) / "recipe.yaml";
   if (fs::exists(final_folder / kAdapterConfigFile))
     source.adapter = final_folder;
   else
     source.model = final_folder;
-  return run_export(options, source, output_in(recipe, options));
+  return run_export(options, source, output_in(recipe, options), importance);
 }
 
 ExportSource source_of_run(const fs::path& folder) {

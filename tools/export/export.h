@@ -5,6 +5,7 @@
 
 #include "checkpoints/base_model.h"
 #include "recipes/schema/recipe.h"
+#include "tools/export/importance_matrix.h"
 
 namespace tune {
 
@@ -26,13 +27,13 @@ void check_exports(const Recipe& recipe, const BaseModel& base);
 /// export of that name is replaced when the new one is whole. Error{Fault::recipe} for a format that there is nothing
 /// for, and where something lies that no export has written; Error{Fault::data} for weights that are no numbers, or
 /// none in the wanted type, and for a tokenizer that the format can't express; Error{Fault::running} for a disk that is
-/// too small.
+/// too small. importance: what options.imatrix names.
 std::filesystem::path run_export(const ExportOptions& options, const ExportSource& source,
-                                 const std::filesystem::path& output);
+                                 const std::filesystem::path& output, const ImportanceMatrix& importance = {});
 
 /// At the end of a run: the format goes to recipe.output_dir/export.
 std::filesystem::path export_run(const Recipe& recipe, const ExportOptions& options,
-                                 const std::filesystem::path& final_folder);
+                                 const std::filesystem::path& final_folder, const ImportanceMatrix& importance = {});
 
 /// What a run folder (recipe.yaml and final/) or one of its checkpoints holds.
 /// Error{Fault::data} when it is neither, or the run hasn't got there yet.

@@ -73,6 +73,14 @@ void append_model(const ModelConfig& config, GgufMetadata& metadata) {
   metadata.emplace_back("llama.rope.freq_base", static_cast<float>(config.rope_theta));
 }
 
+/// Where the choice of scales comes from, under llama-quantize's names.
+void append_importance(const ImportanceMatrix& matrix, GgufMetadata& metadata) {
+  if (matrix.empty()) return;
+  metadata.emplace_back("quantize.imatrix.dataset", matrix.dataset);
+  metadata.emplace_back("quantize.imatrix.entries_count", static_cast<std::uint32_t>(matrix.of_weight.size()));
+  metadata.emplace_back("quantize.imatrix.chunks_count", static_cast<std::uint32_t>(matrix.rows));
+}
+
 void warn_of_differences(const ModelConfig& config) {
   if (config.sliding_window > 0 && config.sliding_window < config.max_position_embeddings)
     tell("note: llama.cpp ignores this model's sliding window: texts of more than {} tokens get other answers there\n",
@@ -85,7 +93,7 @@ struct Target {
   std::vector<TensorInfo> sources;
 };
 
-std::vector<Target> targets_of(const ModelConfig& config, Quant quant) {
+std::vector<Target> targets_of(const ModelConfig& config, Quant quant, bool has_importance) {
   std::vector<Target> targets;
   std::map<std::string, std::size_t> stacks;
   for (const TensorInfo& tensor : expected_tensors(config)) {
@@ -100,7 +108,7 @@ std::vector<Target> targets_of(const ModelConfig& config, Quant quant) {
       shape.insert(shape.begin(), config.num_local_experts);
       stacks[*name] = targets.size();
     }
-    targets.push_back({{*name, gguf_type_for(tensor, quant, config), std::move(shape)}, {tensor}});
+    targets.push_back({{*name, gguf_type_for(tensor, quant, config, has_importance), std::move(shape)}, {tensor}});
   }
   return targets;
 }
@@ -126,22 +134,26 @@ GgufMetadata metadata_of_part(const GgufMetadata& whole, std::size_t index, std:
   return metadata;
 }
 
-void write_weights(const ModelForExport& model, const std::vector<Target>& targets, GgufWriter& writer) {
+void write_weights(const ModelForExport& model, const ImportanceMatrix& matrix, const std::vector<Target>& targets,
+                   GgufWriter& writer) {
   const std::int64_t head_dim = model.base.config.head_dim;
   for (const auto& [target, sources] : targets) {
     const bool permuted = rows_are_permuted(sources.front().name);
     const GgufTypeTraits& traits = *traits_of(target.type);
+    std::vector<float> importance;  // of the columns of what is being streamed
     const auto encode = [&](std::span<float> rows) {
       if (permuted) permute_rows_for_gguf(rows, target.shape.back(), head_dim);
       std::vector<std::byte> bytes(rows.size() / static_cast<std::size_t>(traits.block) *
                                    static_cast<std::size_t>(traits.block_bytes));
-      quantize(target.type, rows, bytes);
+      quantize(target.type, rows, bytes, importance);
       return bytes;
     };
     const RowEncoding encoding{.type = traits.name, .overflow = overflow_of(target.type), .encode = encode};
-    for (const TensorInfo& source : sources)
+    for (const TensorInfo& source : sources) {
+      importance = matrix.of(source.name);
       stream_tensor(model.weights, source, permuted ? head_dim : 1, encoding,
                     [&](std::span<const std::byte> piece) { writer.write_tensor(target.name, piece); });
+    }
   }
 }
 
@@ -165,7 +177,7 @@ std::vector<std::filesystem::path> earlier_files(const std::filesystem::path& ou
 
 }  // namespace
 
-std::filesystem::path export_gguf(const ModelForExport& model, Quant quant, std::uint64_t max_shard_bytes,
+std::filesystem::path export_gguf(const ModelForExport& model, const GgufExport& wanted,
                                   const std::filesystem::path& output) {
   const ModelConfig& config = model.base.config;
   GgufTokenizer tokenizer = tokenizer_for_gguf(model.base);
@@ -174,14 +186,15 @@ std::filesystem::path export_gguf(const ModelForExport& model, Quant quant, std:
   warn_of_differences(config);
 
   GgufMetadata metadata;
-  append_general(model.base, quant, metadata);
+  append_general(model.base, wanted.quant, metadata);
   append_model(config, metadata);
   append_gguf_tokenizer(tokenizer, metadata);
-  std::vector<Target> targets = targets_of(config, quant);
+  append_importance(wanted.importance, metadata);
+  std::vector<Target> targets = targets_of(config, wanted.quant, !wanted.importance.empty());
   const std::size_t tensors = targets.size();
   const std::uint64_t bytes = bytes_of(targets);
   require_free_disk(output, bytes + bytes / 10, "the exported model");
-  const std::vector<std::vector<Target>> parts = split(std::move(targets), max_shard_bytes);
+  const std::vector<std::vector<Target>> parts = split(std::move(targets), wanted.max_shard_bytes);
   std::vector<std::filesystem::path> files;
   for (std::size_t i = 1; i <= parts.size(); ++i)
     files.push_back(parts.size() == 1 ? output : gguf_part_path(output, i, parts.size()));
@@ -191,7 +204,7 @@ std::filesystem::path export_gguf(const ModelForExport& model, Quant quant, std:
     std::vector<GgufTensorInfo> infos;
     for (const Target& target : parts[i]) infos.push_back(target.info);
     writers.emplace_back(files[i], metadata_of_part(metadata, i, parts.size(), tensors), std::move(infos));
-    write_weights(model, parts[i], writers.back());
+    write_weights(model, wanted.importance, parts[i], writers.back());
   }
   for (auto writer = writers.rbegin(); writer != writers.rend(); ++writer)
     writer->close();  // what is opened comes last

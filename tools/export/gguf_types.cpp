@@ -57,7 +57,7 @@ bool is_70b(const ModelConfig& config) {
 }
 
 /// llama-quantize's rules, which Mixtral's eight experts have exceptions of their own in.
-GgufType wanted_type(const TensorInfo& tensor, Quant quant, const ModelConfig& config) {
+GgufType wanted_type(const TensorInfo& tensor, Quant quant, const ModelConfig& config, bool has_importance) {
   const GgufType mostly = mixture_of(quant).type;
   const bool is_mixed = quant == Quant::q4_k_m || quant == Quant::q5_k_m;
   const bool more = is_mixed && gets_more_bits(layer_of(tensor.name), config.num_hidden_layers);
@@ -69,7 +69,12 @@ GgufType wanted_type(const TensorInfo& tensor, Quant quant, const ModelConfig& c
     return is_70b(config) && mostly == GgufType::q4_k ? GgufType::q5_k : mostly;
   }
   if (tensor.name.ends_with("k_proj.weight")) return has_8_experts ? GgufType::q8_0 : mostly;
-  if (is_down_projection(tensor.name)) return more ? GgufType::q6_k : mostly;
+  if (is_down_projection(tensor.name)) {
+    const bool is_early = has_importance && layer_of(tensor.name) < config.num_hidden_layers / 8;
+    if (is_early && quant == Quant::q4_0) return GgufType::q4_1;
+    if (is_early && quant == Quant::q5_0) return GgufType::q5_1;
+    return more ? GgufType::q6_k : mostly;
+  }
   if (tensor.name.ends_with("o_proj.weight")) return has_8_experts && quant == Quant::q4_k_m ? GgufType::q5_k : mostly;
   return mostly;
 }
@@ -92,9 +97,9 @@ bool is_quantised(Quant quant) { return quant != Quant::f32 && quant != Quant::f
 
 }  // namespace
 
-GgufType gguf_type_for(const TensorInfo& tensor, Quant quant, const ModelConfig& config) {
+GgufType gguf_type_for(const TensorInfo& tensor, Quant quant, const ModelConfig& config, bool has_importance) {
   if (tensor.shape.size() == 1 || tensor.name.ends_with("block_sparse_moe.gate.weight")) return GgufType::f32;
-  GgufType type = is_quantised(quant) ? wanted_type(tensor, quant, config) : mixture_of(quant).type;
+  GgufType type = is_quantised(quant) ? wanted_type(tensor, quant, config, has_importance) : mixture_of(quant).type;
   while (tensor.shape.back() % traits_of(type)->block != 0) type = fallback_of(type);
   return type;
 }

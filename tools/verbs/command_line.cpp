@@ -27,6 +27,7 @@ const std::vector<Verb>& verbs() {
       {"eval", "loss and perplexity of a model, with or without an adapter", eval_verb},
       {"generate", "answer one prompt", generate_verb},
       {"export", "write a run or a model as adapter, Hugging Face folder, GGUF or GGUF adapter", export_verb},
+      {"imatrix", "which columns of the weights count on some data, for better quantised GGUFs", imatrix_verb},
       {"verify", "compare an exported model's answers with those of what was trained", verify_verb},
       {"upscale", "a deeper model out of a base model, whose layers are repeated (SOLAR)", upscale_verb},
       {"inspect", "what is inside a model, adapter or checkpoint, and whether it is intact", inspect_verb},

@@ -1,12 +1,14 @@
 #include <fmt/format.h>
 
 #include "recipes/schema/error.h"
+#include "recipes/schema/quants.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/suggest.h"
 #include "recipes/schema/units.h"
 #include "tools/export/export.h"
 #include "tools/export/import_gguf_lora.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/calibration.h"
 #include "tools/verbs/source_argument.h"
 #include "tools/verbs/verbs.h"
 #include "tools/verbs/verification.h"
@@ -50,6 +52,9 @@ int export_verb(const std::vector<std::string>& arguments) {
       "flavour", text(), "of onnx: standard (the default; any runtime) or genai (onnxruntime-genai)")(
       "separate-adapter", "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged")(
       "max-shard-size", text(), "of hf (5GB unless given) and gguf (one file unless given): a file's tensors at most")(
+      "imatrix", text(),
+      "of gguf from q6_k to q4_0: calibration rows laid out as the run's, or a .gguf of tune imatrix; the columns that "
+      "count there lose less")(
       "verify", "read it back and compare its answers with the trained model's; exit code 5 if they differ too much")(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   add_source_options(options);
@@ -77,12 +82,22 @@ int export_verb(const std::vector<std::string>& arguments) {
     parse_shard_size(wanted.max_shard_size, "--max-shard-size");
   }
   wanted.verify = values.count("verify") != 0;
+  if (values.count("imatrix") != 0) {
+    wanted.imatrix = values["imatrix"].as<std::string>();
+    if (!heeds_importance(wanted.format, wanted.quant.value_or(kDefaultQuant)))
+      throw Error{Fault::recipe,
+                  {},
+                  "an importance matrix has no effect on this format",
+                  "it goes with --format gguf and --quant q6_k, q5_k_m, q5_0, q4_k_m or q4_0; leave it out"};
+  }
   const std::string output = required(values, "output");
   if (wanted.verify) require_verifiable(wanted.format);
   const ExportSource source = source_argument(values);
   if (wanted.verify && source.adapter && is_gguf_adapter(*source.adapter))
     throw Error{Fault::recipe, {}, "--verify can't load a GGUF adapter to compare with", "leave it out"};
-  const std::filesystem::path written = run_export(wanted, source, output);
+  ImportanceMatrix importance;
+  if (!wanted.imatrix.empty()) importance = importance_matrix(trained_model(source), source, wanted.imatrix);
+  const std::filesystem::path written = run_export(wanted, source, output, importance);
   fmt::print("{}\n", written.string());
   if (wanted.verify) verify_export(wanted, source, written);
   return 0;

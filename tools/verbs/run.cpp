@@ -1,12 +1,14 @@
 #include <fmt/format.h>
 
 #include <exception>
+#include <map>
 #include <optional>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/calibration.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
 #include "tools/verbs/verification.h"
@@ -32,23 +34,29 @@ void tell_summary(const RunResult& result) {
   tell("\n{} steps in {:.0f} s. Written:\n", result.steps, result.seconds);
 }
 
-/// Exports held against what was trained, which is loaded for the first of them.
-class ExportVerification {
+/// What exports need the trained model itself for: measured on it once, and held against it. It is loaded for the first
+/// that asks.
+class TrainedModel {
  public:
-  explicit ExportVerification(const Recipe& recipe) : recipe_(recipe) {}
+  explicit TrainedModel(const Recipe& recipe) : trained_(recipe) {
+    choose_adapter(trained_, "");  // of output_dir/final
+  }
+
+  const ImportanceMatrix& importance(const std::string& path) {
+    const auto [found, is_new] = importance_.try_emplace(path);
+    if (is_new && !path.empty()) found->second = importance_matrix(trained_, {}, path);
+    return found->second;
+  }
 
   void verify(const ExportOptions& options, const std::filesystem::path& written) {
     if (!options.verify || !is_verifiable(options.format)) return;
-    if (!verifier_) {
-      Recipe trained = recipe_;
-      choose_adapter(trained, "");  // of output_dir/final
-      verifier_.emplace(trained, ExportSource{}, held_out_rows(trained).get());
-    }
+    if (!verifier_) verifier_.emplace(trained_, ExportSource{}, held_out_rows(trained_).get());
     tell_comparison(options, written, verifier_->compare(options, written));
   }
 
  private:
-  const Recipe& recipe_;
+  Recipe trained_;
+  std::map<std::string, ImportanceMatrix> importance_;  // by what the recipe names
   std::optional<Verifier> verifier_;
 };
 
@@ -57,12 +65,13 @@ class ExportVerification {
 void hand_over(const Recipe& recipe, const RunResult& result) {
   std::string written = result.final_folder.string() + "\n";
   std::exception_ptr failure;
-  ExportVerification verification(recipe);
+  TrainedModel trained(recipe);
   for (const ExportOptions& wanted : recipe.exports) {
     try {
-      const std::filesystem::path path = export_run(recipe, wanted, result.final_folder);
+      const std::filesystem::path path =
+          export_run(recipe, wanted, result.final_folder, trained.importance(wanted.imatrix));
       written += path.string() + "\n";
-      verification.verify(wanted, path);
+      trained.verify(wanted, path);
     } catch (const std::exception& error) {
       if (failure)
         tell("tune: {}\n", error.what());

@@ -24,6 +24,7 @@ int data_verb(const std::vector<std::string>& arguments);
 int eval_verb(const std::vector<std::string>& arguments);
 int generate_verb(const std::vector<std::string>& arguments);
 int export_verb(const std::vector<std::string>& arguments);
+int imatrix_verb(const std::vector<std::string>& arguments);
 int verify_verb(const std::vector<std::string>& arguments);
 int upscale_verb(const std::vector<std::string>& arguments);
 int inspect_verb(const std::vector<std::string>& arguments);

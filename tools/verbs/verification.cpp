@@ -35,14 +35,6 @@ constexpr std::array kTexts = {
 };
 constexpr std::size_t kTextTokens = 128, kHeldOutTokens = 512;  // of one text, of all held-out rows
 
-PackedBatch one_document(const std::vector<std::int32_t>& ids) {
-  PackedBatch batch{.ids = ids, .document_starts = {0, static_cast<std::int32_t>(ids.size())}};
-  batch.labels.assign(ids.size(), kNoLabel);
-  batch.positions.resize(ids.size());
-  std::iota(batch.positions.begin(), batch.positions.end(), 0);
-  return batch;
-}
-
 /// Sum of the negative log-likelihoods of the text's own tokens, but for the first.
 double surprise(const at::Tensor& log_probabilities, const std::vector<std::int32_t>& ids) {
   const at::Tensor next = at::tensor(std::vector<std::int64_t>(ids.begin() + 1, ids.end())).unsqueeze(1);

@@ -33,6 +33,7 @@ struct Decoder::Parts {
   std::vector<LayerTape> tapes;  // with gradient checkpointing only the inputs are filled
   at::Tensor last_hidden, last_inv_rms;
   RouterStatistics router_statistics;
+  InputStatistics* input_statistics = nullptr;
 
   Sequence make_sequence(const std::vector<std::int32_t>& positions, std::vector<std::int32_t> document_starts);
   void collect_trained();
@@ -156,6 +157,7 @@ at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
   if (keep) p.tapes.resize(p.layers.size());
   p.router_statistics = {};
   p.sequence.router_statistics = &p.router_statistics;
+  p.sequence.input_statistics = p.input_statistics;
   const bool checkpointing = p.options.gradient_checkpointing;
   for (std::size_t i = 0; i < p.layers.size(); ++i) {
     if (keep && checkpointing) p.tapes[i].input = x;
@@ -168,6 +170,8 @@ at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
   }
   return result.y;
 }
+
+void Decoder::collect_inputs(InputStatistics* statistics) { parts_->input_statistics = statistics; }
 
 std::optional<RouterLoad> Decoder::router_load() const {
   const RouterStatistics& all = parts_->router_statistics;
@@ -185,6 +189,7 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
   Parts& p = *parts_;
   TUNE_CHECK(p.tapes.size() == p.layers.size(), "backward without a forward that kept its tape");
   p.sequence.router_statistics = nullptr;
+  p.sequence.input_statistics = nullptr;
   if (const RouterStatistics& all = p.router_statistics; aux_weight != 0 && all.assigned.defined()) {
     const auto rows = static_cast<double>(all.rows);
     p.sequence.d_router_probabilities =

@@ -14,6 +14,8 @@
 
 namespace tune {
 
+class InputStatistics;
+
 /// One trained tensor. `value` is what the forward reads; where that is not fp32 the optimizer works on `master` and
 /// value is rounded from it after each step. gradient [as value] fp32, summed over micro-batches, zero after a step.
 struct Parameter {
@@ -70,6 +72,9 @@ class Decoder {
 
   /// Hidden states after the final norm, [tokens, hidden]. With keep, saves what backward() needs.
   at::Tensor forward(const PackedBatch& batch, bool keep);
+
+  /// Every forward() adds to `statistics`, which must outlive it, what its linear layers are given; null ends that.
+  void collect_inputs(InputStatistics* statistics);
 
   /// d_hidden [rows, hidden]: gradient for the rows `row_index` [rows] int64 of the last forward's result; all other
   /// rows have none. Adds to the gradients of trained(), then forgets what was kept. aux_weight: of the auxiliary loss

@@ -76,10 +76,12 @@ void Layer::append_parameters(std::vector<Parameter>& parameters) {
 
 at::Tensor Layer::forward(const at::Tensor& x, const Sequence& sequence, LayerTape* tape) const {
   const RmsNormResult norm_1 = rms_norm(x, input_norm, eps_);
+  sequence.collect(qkv_, norm_1.y);
   at::Tensor rotated = qkv_.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter_on,
                                     sequence.dropout_key(index_, kQkv));
   rope_(rotated, shape_.query_heads + shape_.kv_heads, shape_.head_dim, sequence.positions, sequence.rope, false);
   const AttentionResult attended = attention(rotated, sequence.document_starts, shape_);
+  sequence.collect(o_, attended.out);
   at::Tensor middle = o_.forward(attended.out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on,
                                  sequence.dropout_key(index_, kO));
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);

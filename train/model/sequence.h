@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "train/kernels/rope.h"
+#include "train/model/input_statistics.h"
 #include "train/model/linear.h"
 
 namespace tune {
@@ -28,8 +29,14 @@ struct Sequence {
   std::uint64_t dropout_seed = 0;  // of (seed, step, micro-batch)
   /// Experts only. Forward adds to the statistics; null where a layer is computed once more for its backward.
   RouterStatistics* router_statistics = nullptr;
+  /// Forward adds to them what the linear layers are given; null = nobody asks.
+  InputStatistics* input_statistics = nullptr;
   /// [experts] fp32: the auxiliary loss's gradient by any token's probabilities; undefined = it doesn't count.
   at::Tensor d_router_probabilities;
+
+  void collect(const LinearGroup& group, const at::Tensor& x, const RowGroups& groups = {}) const {
+    if (input_statistics != nullptr) input_statistics->add(group, x, groups);
+  }
 
   /// group: its place in the layer.
   DropoutKey dropout_key(std::int64_t layer, std::uint64_t group) const {
