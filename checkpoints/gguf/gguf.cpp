@@ -86,6 +86,12 @@ std::uint64_t GgufFile::size_bytes() const {
   return sum;
 }
 
+std::vector<std::filesystem::path> GgufFile::files() const {
+  std::vector<std::filesystem::path> files = {path()};
+  for (const MappedFile& part : other_parts_) files.push_back(part.path());
+  return files;
+}
+
 void GgufFile::check_unchanged() const {
   file_.check_unchanged();
   for (const MappedFile& part : other_parts_) part.check_unchanged();

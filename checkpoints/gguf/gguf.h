@@ -74,7 +74,8 @@ class GgufFile {
   static GgufFile alone(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_.path(); }
-  std::uint64_t size_bytes() const;  // of all parts
+  std::uint64_t size_bytes() const;                  // of all parts
+  std::vector<std::filesystem::path> files() const;  // the parts
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* find(std::string_view name) const;
 

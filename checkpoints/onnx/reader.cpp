@@ -210,4 +210,10 @@ std::span<const std::byte> OnnxFile::data_of(const std::string& location, const 
   return data_files_.emplace(location, MappedFile(path)).first->second.bytes();
 }
 
+std::vector<fs::path> OnnxFile::files() const {
+  std::vector<fs::path> files = {file_.path()};
+  for (const auto& [location, file] : data_files_) files.push_back(file.path());
+  return files;
+}
+
 }  // namespace tune

@@ -41,6 +41,9 @@ class OnnxFile {
   const std::map<std::string, std::int64_t>& operators() const { return operators_; }
   const std::vector<OnnxStoredTensor>& tensors() const { return tensors_; }
 
+  /// The .onnx file, then the data files.
+  std::vector<std::filesystem::path> files() const;
+
  private:
   void read_model(ProtobufReader model);
   void read_graph(ProtobufReader graph, int depth);

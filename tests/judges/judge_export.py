@@ -1,5 +1,7 @@
 """What a run hands over, opened by those it is for: PEFT, transformers, llama.cpp."""
 
+import ctypes
+import ctypes.util
 import json
 import math
 import random
@@ -175,6 +177,38 @@ def test_inspect_says_what_is_there(run):
     assert whole["kind"] == "run" and whole["checkpoint-6"] == "whole" and whole["final"] == str(run.output / "final")
     model = inspected(run.file("model-q8_0.gguf"))
     assert model["kind"] == "model, GGUF" and model["can_be_tuned"] and model["general.architecture"] == "llama"
+    reader = gguf.GGUFReader(run.file("model-q8_0.gguf"))
+    assert model["chat_template"] == reader.fields["tokenizer.chat_template"].contents()
+    assert sum(model["bytes"].values()) == sum(tensor.n_bytes for tensor in reader.tensors)
+    assert set(model["bytes"]) == {"F32", "Q8_0"} and model["bits_per_weight"] == pytest.approx(8.5, abs=0.1)
+
+
+def xxh3(data):
+    """As xxh128sum prints it, by libxxhash itself."""
+    library = ctypes.CDLL(ctypes.util.find_library("xxhash"))
+    library.XXH3_128bits.restype = Hash
+    low_high = library.XXH3_128bits(data, ctypes.c_size_t(len(data)))
+    return f"{low_high.high:016x}{low_high.low:016x}"
+
+
+class Hash(ctypes.Structure):
+    _fields_ = [("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]
+
+
+def test_inspect_lists_checksums_of_files_and_tensors(run):
+    def listed(path):
+        said = json.loads(tune("inspect", path, "--json", "--checksums").stdout)["checksums"]
+        return {entry["name"]: entry["xxh3"] for entry in said}
+
+    model, adapter = run.file("model-q8_0.gguf"), run.output / "final" / "adapter_model.safetensors"
+    tensors = {tensor.name: xxh3(tensor.data.tobytes()) for tensor in gguf.GGUFReader(model).tensors}
+    assert listed(model) == {model.name: xxh3(model.read_bytes()), **tensors}
+    tensors = {name: xxh3(tensor.numpy().tobytes()) for name, tensor in load_file(adapter).items()}
+    assert listed(adapter) == {adapter.name: xxh3(adapter.read_bytes()), **tensors}
+    folder = run.output / "final"
+    files = {str(path.relative_to(folder)): xxh3(path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    assert listed(folder) == files
+    assert all(f"  {checksum}  " in tune("inspect", folder, "--checksums").stdout for checksum in files.values())
 
 
 def test_inspect_lists_types_which_are_refused_as_weights(run, tmp_path):

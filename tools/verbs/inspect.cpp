@@ -2,10 +2,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 
 #include "checkpoints/base_model.h"
 #include "checkpoints/gguf/model.h"
@@ -13,8 +15,10 @@
 #include "checkpoints/safetensors/pickle.h"
 #include "checkpoints/training/manifest.h"
 #include "checkpoints/training/retention.h"
+#include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/checksums.h"
 #include "tools/verbs/finding.h"
 #include "tools/verbs/verbs.h"
 
@@ -42,6 +46,7 @@ Finding of_model(const fs::path& path) {
   const BaseModel base = open_base_model(path);
   Finding finding{.kind = "model, Hugging Face folder", .tensors = base.weights->tensors()};
   add_sizes(base.config, finding);
+  finding.facts.emplace_back("chat_template", open_tokenizer(base.path)->chat_template);
   return finding;
 }
 
@@ -60,7 +65,16 @@ Finding of_gguf(const fs::path& path) {
     add_sizes(readable ? open_base_model(path).config : read_gguf_model_config(file), finding);
     finding.facts.emplace_back("can_be_tuned", readable);
   }
-  finding.facts.emplace_back("chat_template", !file.text("tokenizer.chat_template", "").empty());
+  std::map<std::string, std::uint64_t> bytes;
+  double bits = 0, numbers = 0;
+  for (const GgufTensor& tensor : file.tensors()) {
+    bytes[traits_of(tensor.type)->name] += tensor.bytes.size();
+    bits += 8 * static_cast<double>(tensor.bytes.size());
+    numbers += static_cast<double>(element_count({{}, {}, tensor.shape}));
+  }
+  finding.facts.emplace_back("bytes", bytes);
+  if (numbers > 0) finding.facts.emplace_back("bits_per_weight", std::round(bits / numbers * 100) / 100);
+  finding.facts.emplace_back("chat_template", file.text("tokenizer.chat_template", ""));
   for (const GgufTensor& tensor : file.tensors())
     finding.tensors.push_back({tensor.name, traits_of(tensor.type)->name, tensor.shape});
   return finding;
@@ -154,7 +168,7 @@ std::map<std::string, std::int64_t> tensors_by_type(const Finding& finding) {
   return counts;
 }
 
-void print_json(const fs::path& path, const Finding& finding) {
+void print_json(const fs::path& path, const Finding& finding, const std::vector<Checksum>& checksums) {
   ordered_json json = {{"path", path.string()}, {"kind", finding.kind}, {"intact", true}};
   for (const auto& [key, value] : finding.facts) json[key] = value;
   if (const auto count = parameters(finding)) json["parameters"] = *count;
@@ -165,19 +179,31 @@ void print_json(const fs::path& path, const Finding& finding) {
     if (!finding.tensor_bytes.empty()) tensor["bytes"] = finding.tensor_bytes[i];
     json["tensors"].push_back(std::move(tensor));
   }
+  for (const auto& [name, bytes, xxh3] : checksums)
+    json["checksums"].push_back({{"name", name}, {"bytes", bytes}, {"xxh3", xxh3}});
   fmt::print("{}\n", json.dump(2, ' ', false, ordered_json::error_handler_t::replace));
 }
 
-/// A list has a line for each of its texts.
-std::string fact_text(const ordered_json& value) {
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.is_array() || value.empty() || !value.front().is_string()) return value.dump();
-  return fmt::format("{}", fmt::join(value.get<std::vector<std::string>>(), fmt::format("\n{:30}", "")));
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
 }
 
-void print_text(const fs::path& path, const Finding& finding, bool all) {
-  fmt::print("{}: {}, whole\n", path.string(), finding.kind);
-  for (const auto& [key, value] : finding.facts) fmt::print("  {:<28}{}\n", key, fact_text(value));
+/// A list, or a text of several lines, has a line for each.
+std::string fact_text(const ordered_json& value) {
+  std::vector<std::string> lines;
+  if (value.is_string())
+    lines = lines_of(value.get<std::string>());
+  else if (value.is_array() && !value.empty() && value.front().is_string())
+    lines = value.get<std::vector<std::string>>();
+  else
+    return value.dump();
+  return lines.empty() ? "none" : fmt::format("{}", fmt::join(lines, fmt::format("\n{:30}", "")));
+}
+
+void print_tensors(const Finding& finding, bool all) {
   if (finding.tensors.empty()) return;
   std::vector<std::string> counts;
   for (const auto& [type, count] : tensors_by_type(finding)) counts.push_back(fmt::format("{} {}", count, type));
@@ -191,12 +217,20 @@ void print_text(const fs::path& path, const Finding& finding, bool all) {
   }
 }
 
+void print_text(const fs::path& path, const Finding& finding, bool all, const std::vector<Checksum>& checksums) {
+  fmt::print("{}: {}, whole\n", path.string(), finding.kind);
+  for (const auto& [key, value] : finding.facts) fmt::print("  {:<28}{}\n", key, fact_text(value));
+  print_tensors(finding, all);
+  for (const auto& [name, bytes, xxh3] : checksums) fmt::print("  {}  {:>12}  {}\n", xxh3, bytes, name);
+}
+
 }  // namespace
 
 int inspect_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
-  options.add_options()("json", "everything, as one JSON object on stdout")("tensors", "list each tensor");
+  options.add_options()("json", "everything, as one JSON object on stdout")("tensors", "list each tensor")(
+      "checksums", "read it all, and list XXH3 checksums of the files and of a file's tensors");
   std::vector<std::string> flags, paths;
   for (const std::string& argument : arguments) (argument.starts_with("-") ? flags : paths).push_back(argument);
   po::variables_map values;
@@ -208,10 +242,12 @@ int inspect_verb(const std::vector<std::string>& arguments) {
         Fault::recipe, {}, fmt::format("inspect wants one path, got {}", paths.size()), "see tune inspect --help"};
   const fs::path path = paths.front();
   const Finding finding = inspect(path);
+  std::vector<Checksum> checksums;
+  if (values.count("checksums") != 0) checksums = checksums_of(path);
   if (values.count("json") != 0)
-    print_json(path, finding);
+    print_json(path, finding, checksums);
   else
-    print_text(path, finding, values.count("tensors") != 0);
+    print_text(path, finding, values.count("tensors") != 0, checksums);
   return 0;
 }
 
