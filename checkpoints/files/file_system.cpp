@@ -149,9 +149,10 @@ void create_folders(const std::filesystem::path& folder) {
 }
 
 void duplicate_file(const std::filesystem::path& from, const std::filesystem::path& to) {
-  std::error_code error;
-  std::filesystem::copy_file(from, to, error);
-  if (error) throw_write_error(to, fmt::format("can't be copied from {}", from.string()), error.value());
+  const MappedFile source(from);  // copy_file of the standard library says "Input/output error" when the disk is full
+  OutputFile copy(to);
+  copy.write(source.bytes());
+  copy.close();
 }
 
 }  // namespace tune

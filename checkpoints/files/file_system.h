@@ -53,7 +53,8 @@ void require_free_disk(const std::filesystem::path& path, std::uint64_t needed_b
 /// Makes the folder and those above it, on disk when it returns. Error{Fault::running} when it can't.
 void create_folders(const std::filesystem::path& folder);
 
-/// A copy of one file. Error{Fault::running} when it can't be written.
+/// A copy of one file, on disk when it returns. Error{Fault::data} when it can't be read, Error{Fault::running} when
+/// the copy can't be written.
 void duplicate_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Error{Fault::running}: "<action>: <reason of error_number>" at `path`, with the remedy that fits the reason.

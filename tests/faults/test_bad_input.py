@@ -3,61 +3,15 @@
 import json
 import os
 import random
-import resource
-import shutil
 import signal
 import subprocess
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
-from tune_program import BINARY, recipe_for, tune, write_chats, write_recipe
-
-RECIPE, DATA = 2, 3
-
-
-class Place:
-    """A small model, rows and a recipe in a folder of their own, for a test to spoil."""
-
-    def __init__(self, tiny, root, rng):
-        self.root, self.model, self.rows = root, root / "model", root / "rows.jsonl"
-        shutil.copytree(tiny("llama-gqa"), self.model)
-        write_chats(self.rows, rng, 12)
-        self.recipe = recipe_for(self.model, self.rows, root / "run")
-
-    def line(self, number, text):
-        lines = self.rows.read_bytes().splitlines()
-        lines[number - 1] = text if isinstance(text, bytes) else text.encode()
-        self.rows.write_bytes(b"\n".join(lines) + b"\n")
-
-    def chat(self, number, *turns):
-        self.line(number, json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}))
-
-    def weights(self, change):
-        path = self.model / "model.safetensors"
-        tensors = load_file(path)
-        change(tensors)
-        save_file(tensors, path, metadata={"format": "pt"})
-
-    def config(self, **values):
-        path = self.model / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    def refused(self, code, *words, verb="run", arguments=()):
-        path = write_recipe(self.root / "recipe.yaml", self.recipe)
-        done = tune(verb, "--recipe", path, *arguments, expect=code)
-        for word in words:
-            assert str(word) in done.stderr, f"{word!r} is missing in\n{done.stderr}"
-        assert done.stderr.count("tune: ") == 1
-        assert not list(self.root.glob("run/checkpoint-*"))
-        assert done.stdout == ""
-
-
-@pytest.fixture
-def place(tiny, tmp_path, rng):
-    return Place(tiny, tmp_path, rng)
-
+from place import DATA, FAILED, RECIPE, on_a_small_disk, place  # noqa: F401
+from safetensors.torch import load_file
+from tune_program import BINARY, tune, write_chats, write_recipe
 
 # ---- recipes ----
 
@@ -159,10 +113,8 @@ def test_a_row_that_is_longer_than_the_model(place):
 def test_no_room_for_the_token_cache(place):
     write_chats(place.rows, random.Random(1), 400)
     path = write_recipe(place.root / "recipe.yaml", place.recipe)
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
-    # Python ignores SIGXFSZ and so does its child: a write beyond the limit fails as on a full disk
-    done = subprocess.run([BINARY, "run", "--recipe", path], capture_output=True, text=True, preexec_fn=limit, restore_signals=False)
-    assert done.returncode == 1 and done.stderr.count("tune: ") == 1, done.stderr
+    done = on_a_small_disk(20_000, "run", "--recipe", path)
+    assert done.returncode == FAILED and done.stderr.count("tune: ") == 1, done.stderr
     assert str(place.root / "run" / "cache") in done.stderr
     assert not [file for file in place.root.glob("run/cache/*") if file.stat().st_size > 0]
     tune("run", "--recipe", path)  # what was begun is in nobody's way
@@ -331,93 +283,6 @@ def test_an_output_that_cannot_be_written(place):
     place.refused(1, blocked)
 
 
-def test_an_adapter_of_another_model(place, tiny):
-    path = write_recipe(place.root / "recipe.yaml", place.recipe)
-    tune("run", "--recipe", path)
-    done = tune("export", "--format", "gguf", "--quant", "f16", "--model", tiny("llama-mha"), "--adapter", place.root / "run" / "final",
-                "--output", place.root / "x.gguf", expect=DATA)  # fmt: skip
-    assert "q_proj" in done.stderr or "k_proj" in done.stderr, done.stderr
-    assert not (place.root / "x.gguf").exists()
-
-
-def test_an_export_over_a_run_or_somebody_elses_folder(place):
-    path = write_recipe(place.root / "recipe.yaml", place.recipe)
-    tune("run", "--recipe", path)
-    for output in [place.root / "run", place.root, place.root / "run" / "final", place.root / "run" / "checkpoint-4"]:
-        done = tune("export", "--format", "adapter", "--run", place.root / "run", "--output", output, expect=RECIPE)
-        assert str(output) in done.stderr and "give another output" in done.stderr
-    assert (place.root / "run" / "final" / "adapter_model.safetensors").exists()
-    assert (place.root / "run" / "checkpoint-4" / "manifest.json").exists()
-
-
-def export(*arguments, expect=0):
-    return tune("export", *arguments, expect=expect)
-
-
-def test_an_export_is_replaced_by_the_next_one(place):
-    path = write_recipe(place.root / "recipe.yaml", place.recipe)
-    tune("run", "--recipe", path)
-    run, output = place.root / "run", place.root / "run-hf"  # a name that begins as the run's does
-    for written in [output, output, f"{output}/"]:
-        assert export("--format", "hf", "--run", run, "--output", written).stdout == f"{written}\n"
-    assert json.loads((output / "tune_export.json").read_text())["format"] == "hf"
-    for _ in range(2):
-        export("--format", "gguf-lora", "--run", run, "--output", place.root / "lora.gguf")
-    for _ in range(2):
-        tune("run", "--recipe", path, "--set", "export[0].format=adapter")
-
-
-def test_an_export_never_replaces_another_model(place):
-    other, file = place.root / "other", place.root / "other.gguf"
-    shutil.copytree(place.model, other)
-    file.write_bytes(b"GGUF of somebody else")
-    for form, output in [("hf", other), ("gguf", file)]:
-        done = export("--format", form, "--model", place.model, "--output", output, expect=RECIPE)
-        assert f"{output}: was written by no export; give another output, or remove it first" in done.stderr
-    assert (other / "tokenizer.model").exists() and file.read_bytes().startswith(b"GGUF of")
-
-
-@pytest.mark.parametrize("value, quant", [(float("nan"), "f32"), (float("-inf"), "bf16"), (1e5, "f16")])
-def test_an_export_of_what_is_no_number(place, value, quant):
-    name = "model.layers.1.mlp.down_proj.weight"
-    place.weights(lambda tensors: tensors[name][3, 5].fill_(value))
-    before = sorted(place.root.iterdir())
-    for form in ("hf", "gguf"):
-        done = export("--format", form, "--quant", quant, "--model", place.model, "--output", place.root / "x", expect=DATA)
-        assert f"tensor {name} holds" in done.stderr and "in row 3" in done.stderr, done.stderr
-    assert sorted(place.root.iterdir()) == before
-
-
-def test_an_export_that_was_killed_leaves_nothing_for_ever(place):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    (place.root / f".x.tmp-{dead.pid}").mkdir()
-    export("--format", "hf", "--model", place.model, "--output", place.root / "x")
-    assert not list(place.root.glob(".x.*"))
-
-
-def test_an_export_that_cannot_be_written_is_found_before_the_first_step(place):
-    place.recipe["export"] = [{"format": "hf"}]
-    (place.root / "run" / "export" / "hf").mkdir(parents=True)
-    (place.root / "run" / "export" / "hf" / "config.json").write_text("{}")
-    for verb in ("run", "plan"):
-        place.refused(RECIPE, place.root / "run" / "export" / "hf", "written by no export", verb=verb)
-    (place.root / "run" / "export" / "hf" / "config.json").unlink()
-    (place.model / "tokenizer.model").write_bytes(b"")
-    place.refused(DATA, place.model / "tokenizer.model")
-
-
-def test_an_export_that_fails_does_not_stop_the_others(place):
-    place.recipe["export"] = [{"format": "hf", "quant": "f16"}, {"format": "adapter"}, {"format": "gguf", "quant": "f16"}, {"format": "gguf-lora"}]
-    place.weights(lambda tensors: tensors["model.embed_tokens.weight"][31999].fill_(1e5))  # of a token that no row has
-    path = write_recipe(place.root / "recipe.yaml", place.recipe)
-    done = tune("run", "--recipe", path, expect=DATA)
-    assert done.stderr.count("tune: tensor model.embed_tokens.weight holds 100000 in row 31999, too large for F16") == 2
-    run = place.root / "run"
-    assert done.stdout.splitlines() == [str(run / name) for name in ("final", "export/adapter", "export/adapter.gguf")]
-    assert sorted(path.name for path in (run / "export").iterdir()) == ["adapter", "adapter.gguf"]
-
-
 def test_looking_leaves_no_run_behind(place):
     path = write_recipe(place.root / "recipe.yaml", place.recipe)
     for verb in (["plan"], ["run", "--dry-run"], ["data", "stats"], ["data", "show"]):
@@ -433,12 +298,6 @@ def test_an_adapter_to_start_from_with_another_scale(place):
     path = write_recipe(place.root / "recipe.yaml", place.recipe)
     done = tune("run", "--recipe", path, expect=DATA)
     assert "set adapter.lora_alpha: 8" in done.stderr, done.stderr
-
-
-def test_an_export_of_what_is_no_run(place):
-    done = tune("export", "--format", "hf", "--run", place.root, "--output", place.root / "hf", expect=DATA)
-    assert str(place.root) in done.stderr
-    assert not (place.root / "hf").exists()
 
 
 def test_a_recipe_that_does_not_fit(place):

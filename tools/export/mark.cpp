@@ -6,6 +6,7 @@
 #include "checkpoints/gguf/gguf.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
+#include "tools/export/known_base.h"
 
 namespace tune {
 
@@ -17,6 +18,8 @@ void mark_export(const fs::path& folder, const ExportOptions& options, const Exp
   if (options.flavour) json["flavour"] = spelling(*options.flavour);
   if (options.separate_adapter) json["separate_adapter"] = true;
   if (source.adapter) json["adapter"] = source.adapter->string();
+  if (options.format == ExportFormat::adapter && fs::is_directory(*source.adapter))
+    if (const auto base = known_base_of(*source.adapter)) json["base_model_hash"] = base->hash;
   if (source.weights) json["weights"] = source.weights->string();
   write_atomically(folder / kExportMarkFile, json.dump(2) + "\n");
 }

@@ -7,6 +7,7 @@
 #include "recipes/schema/units.h"
 #include "tools/export/export.h"
 #include "tools/export/import_gguf_lora.h"
+#include "tools/export/known_base.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/calibration.h"
 #include "tools/verbs/source_argument.h"
@@ -58,6 +59,7 @@ int export_verb(const std::vector<std::string>& arguments) {
       "verify", "read it back and compare its answers with the trained model's; exit code 5 if they differ too much")(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   add_source_options(options);
+  options.add_options()("other-base", "put the adapter on another model than the one it was trained on");
   po::variables_map values;
   if (!parse_arguments(arguments, "export", "Turns a finished run, or a model with an adapter, into what others load.",
                        "tune export --format gguf --quant q8_0 --run runs/zephyr-support --output zephyr-support.gguf",
@@ -95,6 +97,8 @@ int export_verb(const std::vector<std::string>& arguments) {
   const ExportSource source = source_argument(values);
   if (wanted.verify && source.adapter && is_gguf_adapter(*source.adapter))
     throw Error{Fault::recipe, {}, "--verify can't load a GGUF adapter to compare with", "leave it out"};
+  if (source.adapter && !is_gguf_adapter(*source.adapter) && values.count("other-base") == 0)
+    check_base(*source.adapter, open_base_model(source.model));
   ImportanceMatrix importance;
   if (!wanted.imatrix.empty()) importance = importance_matrix(trained_model(source), source, wanted.imatrix);
   const std::filesystem::path written = run_export(wanted, source, output, importance);
