@@ -268,7 +268,7 @@ const std::vector<Row<ExportOptions>>& rows() {
        &S::verify,
        {},
        {},
-       "of all but onnx: it is read back, and its answers are compared with the trained model's"},
+       "it is read back, and its answers are compared with the trained model's"},
       {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;

@@ -137,7 +137,7 @@ struct ExportOptions {
   std::optional<OnnxFlavour> flavour;  // of onnx, standard unless given
   bool separate_adapter = false;       // of onnx: not merged into the weights, but loaded at run time
   std::string max_shard_size;          // of hf and gguf: "5GB"; empty: 5 GB with hf, one file with gguf
-  bool verify = true;                  // of all but onnx: read back and compared with what was trained
+  bool verify = true;                  // read back and compared with what was trained
 };
 
 struct Recipe {

@@ -78,7 +78,6 @@ int export_verb(const std::vector<std::string>& arguments) {
   }
   wanted.verify = values.count("verify") != 0;
   const std::string output = required(values, "output");
-  if (wanted.verify) require_verifiable(wanted.format);
   const ExportSource source = source_argument(values);
   if (wanted.verify && source.adapter && is_gguf_adapter(*source.adapter))
     throw Error{Fault::recipe, {}, "--verify can't load a GGUF adapter to compare with", "leave it out"};

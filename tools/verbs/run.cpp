@@ -38,7 +38,7 @@ class ExportVerification {
   explicit ExportVerification(const Recipe& recipe) : recipe_(recipe) {}
 
   void verify(const ExportOptions& options, const std::filesystem::path& written) {
-    if (!options.verify || !is_verifiable(options.format)) return;
+    if (!options.verify) return;
     if (!verifier_) {
       Recipe trained = recipe_;
       choose_adapter(trained, "");  // of output_dir/final
