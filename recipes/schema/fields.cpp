@@ -264,11 +264,7 @@ const std::vector<Row<ExportOptions>>& rows() {
        {},
        {"split_max_size"},
        "of hf and gguf: bytes of tensors a file at most, such as 5GB; empty: 5GB with hf, one file with gguf"},
-      {"verify",
-       &S::verify,
-       {},
-       {},
-       "it is read back, and its answers are compared with the trained model's"},
+      {"verify", &S::verify, {}, {}, "it is read back, and its answers are compared with the trained model's"},
       {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;
