@@ -10,6 +10,7 @@
 #include "checkpoints/huggingface/config.h"
 #include "checkpoints/huggingface/folder.h"
 #include "checkpoints/huggingface/model_tensors.h"
+#include "checkpoints/onnx/model.h"
 #include "checkpoints/safetensors/original_layout.h"
 #include "checkpoints/safetensors/pickle.h"
 #include "recipes/schema/error.h"
@@ -48,7 +49,15 @@ std::string listing(const fs::path& folder) {
   throw Error{Fault::data, {folder.string()}, "holds no model: there is no config.json; " + listing(folder), remedy};
 }
 
+[[noreturn]] void refuse_onnx(const fs::path& path) {
+  throw Error{Fault::data,
+              {path.string()},
+              "holds a model for onnxruntime, which can be verified, but neither tuned nor run here",
+              "give the model that it was exported from"};
+}
+
 [[noreturn]] void refuse_file(const fs::path& file) {
+  if (file.extension() == ".onnx") refuse_onnx(file);
   if (file.extension() == ".safetensors" || file.filename() == "config.json")
     throw Error{Fault::data, {file.string()}, "is one file of a model", "give the folder that it is in"};
   throw Error{Fault::data, {file.string()}, "is no model file", kRemedy};
@@ -73,6 +82,7 @@ BaseModel open_base_model(const fs::path& path) {
   base.path = path;
   if (fs::is_directory(status)) {
     if (!fs::exists(path / "config.json")) refuse_folder(path);
+    if (holds_only_onnx(path)) refuse_onnx(path);
     base.config = read_model_config(path);
     base.weights = open_huggingface_weights(path);
   } else {

@@ -15,8 +15,8 @@ struct BaseModel {
   std::unique_ptr<WeightSource> weights;
 };
 
-/// Error{Fault::data}: nothing there, a folder without config.json, a pickle, a damaged file, with the way out; or
-/// tensors that don't fit the configuration, every missing, surplus and misshapen one named (check_tensors).
+/// Error{Fault::data}: nothing there, a folder without config.json, a pickle, ONNX, a damaged file, with the way out;
+/// or tensors that don't fit the configuration, every missing, surplus and misshapen one named (check_tensors).
 BaseModel open_base_model(const std::filesystem::path& path);
 
 }  // namespace tune

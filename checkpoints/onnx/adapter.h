@@ -10,6 +10,9 @@
 
 namespace tune {
 
+/// Its file beside a decoder's.
+inline constexpr const char* kOnnxAdapterFile = "adapter.onnx_adapter";
+
 /// A value for the input of that name: type and dims as the graph declares it.
 struct OnnxAdapterParameter {
   std::string name;

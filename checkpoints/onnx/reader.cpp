@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <functional>
+#include <optional>
 
 #include "recipes/schema/error.h"
 
@@ -138,15 +139,29 @@ void OnnxFile::read_graph(ProtobufReader graph, int depth) {
 
 void OnnxFile::read_node(ProtobufReader node, int depth) {
   std::string type, domain;
+  OnnxStoredNode stored;
   while (node.next()) {
+    if (node.field() == 1) stored.inputs.push_back(node.text());
+    if (node.field() == 2) stored.outputs.push_back(node.text());
     if (node.field() == 4) type = node.text();
+    if (node.field() == 5) read_attribute(node.message(), depth, stored);
     if (node.field() == 7) domain = node.text();
-    if (node.field() != 5) continue;
-    for (ProtobufReader attribute = node.message(); attribute.next();)
-      if (attribute.field() == 6 || attribute.field() == 11) read_graph(attribute.message(), depth + 1);
   }
   if (type.empty()) node.fail("a node without an operator");
-  ++operators_[domain.empty() || domain == "ai.onnx" ? type : domain + "." + type];
+  stored.op = domain.empty() || domain == "ai.onnx" ? type : domain + "." + type;
+  ++operators_[stored.op];
+  if (depth == 0) nodes_.push_back(std::move(stored));
+}
+
+void OnnxFile::read_attribute(ProtobufReader attribute, int depth, OnnxStoredNode& node) {
+  std::string name;
+  std::optional<std::int64_t> integer;
+  while (attribute.next()) {
+    if (attribute.field() == 1) name = attribute.text();
+    if (attribute.field() == 3) integer = attribute.integer();
+    if (attribute.field() == 6 || attribute.field() == 11) read_graph(attribute.message(), depth + 1);
+  }
+  if (integer) node.integers.emplace(name, *integer);
 }
 
 void OnnxFile::read_tensor(ProtobufReader tensor) {
@@ -214,6 +229,19 @@ std::vector<fs::path> OnnxFile::files() const {
   std::vector<fs::path> files = {file_.path()};
   for (const auto& [location, file] : data_files_) files.push_back(file.path());
   return files;
+}
+
+void OnnxFile::check_unchanged() const {
+  file_.check_unchanged();
+  for (const auto& [location, file] : data_files_) file.check_unchanged();
+}
+
+void OnnxFile::release(std::span<const std::byte> bytes) const {
+  const auto holds = [&](const MappedFile& file) {
+    return bytes.data() >= file.bytes().data() && bytes.data() < file.bytes().data() + file.bytes().size();
+  };
+  for (const auto& [location, file] : data_files_)
+    if (holds(file)) return file.release(bytes);
 }
 
 }  // namespace tune

@@ -13,6 +13,9 @@
 
 namespace tune {
 
+/// A decoder's file in its folder.
+inline constexpr const char* kOnnxModelFile = "model.onnx";
+
 /// A tensor that is stored with a model. `bytes` lie in memory-mapped files; empty for one that is stored value by
 /// value (float_data and the like), which large ones never are.
 struct OnnxStoredTensor {
@@ -21,6 +24,13 @@ struct OnnxStoredTensor {
   std::vector<std::int64_t> dims;
   std::string location;  // file in the model's folder; empty = the .onnx file itself
   std::span<const std::byte> bytes;
+};
+
+/// A node of the graph, without what graphs inside of it hold.
+struct OnnxStoredNode {
+  std::string op;                                // as operators() names it
+  std::vector<std::string> inputs, outputs;      // "" for one that isn't given
+  std::map<std::string, std::int64_t> integers;  // those attributes that are one
 };
 
 /// A .onnx file and the data files that it names, opened for looking at, whoever wrote it. Move-only.
@@ -40,6 +50,13 @@ class OnnxFile {
   /// How often each operator occurs, those of inner graphs included: "MatMul", "com.microsoft.MatMulNBits".
   const std::map<std::string, std::int64_t>& operators() const { return operators_; }
   const std::vector<OnnxStoredTensor>& tensors() const { return tensors_; }
+  const std::vector<OnnxStoredNode>& nodes() const { return nodes_; }  // each after those whose outputs it takes
+
+  const std::filesystem::path& path() const { return file_.path(); }
+
+  /// As MappedFile's, of all files.
+  void check_unchanged() const;
+  void release(std::span<const std::byte> bytes) const;
 
   /// The .onnx file, then the data files.
   std::vector<std::filesystem::path> files() const;
@@ -48,6 +65,7 @@ class OnnxFile {
   void read_model(ProtobufReader model);
   void read_graph(ProtobufReader graph, int depth);
   void read_node(ProtobufReader node, int depth);
+  void read_attribute(ProtobufReader attribute, int depth, OnnxStoredNode& node);
   void read_tensor(ProtobufReader tensor);
   void place(const std::map<std::string, std::string>& external, OnnxStoredTensor& tensor);
   std::span<const std::byte> data_of(const std::string& location, const std::string& tensor);
@@ -63,6 +81,7 @@ class OnnxFile {
   std::vector<OnnxValue> inputs_, outputs_;
   std::map<std::string, std::int64_t> operators_;
   std::vector<OnnxStoredTensor> tensors_;
+  std::vector<OnnxStoredNode> nodes_;
 };
 
 }  // namespace tune

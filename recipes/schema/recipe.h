@@ -138,7 +138,7 @@ struct ExportOptions {
   bool separate_adapter = false;       // of onnx: not merged into the weights, but loaded at run time
   std::string max_shard_size;          // of hf and gguf: "5GB"; empty: 5 GB with hf, one file with gguf
   std::string imatrix;                 // of gguf, q6_k to q4_0: calibration data, or an importance matrix (.gguf)
-  bool verify = true;                  // of all but onnx: read back and compared with what was trained
+  bool verify = true;                  // read back and compared with what was trained
 };
 
 struct Recipe {

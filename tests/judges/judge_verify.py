@@ -9,11 +9,12 @@ import shutil
 import gguf
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaTokenizer
+from transformers import AutoModelForCausalLM
 
 from conftest import SEED
 from tune_program import recipe_for, shown_rows, tune, write_chats, write_recipe
@@ -28,20 +29,23 @@ TEXT_TOKENS, HELD_OUT_TOKENS = 128, 512
 SAID = r"(\d+) tokens, logits differ by (\S+) at most, (\S+) on average; KL (\S+) nats a token \(may be (\S+)\); perplexity (\S+) -> (\S+)"
 
 
+EXPORTS = [{"format": "adapter"}, {"format": "gguf", "quant": "q8_0"}, {"format": "hf", "verify": False}]
+
+
 class Run:
-    def __init__(self, base, root):
+    def __init__(self, base, root, exports=EXPORTS):
         self.base, self.output = base, root / "run"
         rows = write_chats(root / "rows.jsonl", random.Random(SEED), 12)
         held_out = write_chats(root / "held_out.jsonl", random.Random(SEED + 1), 4)
         recipe = recipe_for(base, rows, self.output, evaluation=held_out, train={"max_steps": 4, "learning_rate": 1e-2})
-        recipe["export"] = [{"format": "adapter"}, {"format": "gguf", "quant": "q8_0"}, {"format": "hf", "verify": False}]
+        recipe["export"] = exports
         self.said = tune("run", "--recipe", write_recipe(root / "recipe.yaml", recipe)).stderr
         recipe["data"]["datasets"] = recipe["data"].pop("eval_datasets")
         self.held_out = [row["ids"] for row in shown_rows(write_recipe(root / "held_out.yaml", recipe))]
 
     def texts(self):
-        tokenizer = LlamaTokenizer.from_pretrained(self.base)
-        texts = [tokenizer(text)["input_ids"][:TEXT_TOKENS] for text in TEXTS]
+        pieces = sentencepiece.SentencePieceProcessor(str(self.base / "tokenizer.model"))  # transformers cuts runs of spaces otherwise
+        texts = [[pieces.bos_id(), *pieces.encode(text)][:TEXT_TOKENS] for text in TEXTS]
         left = HELD_OUT_TOKENS
         for row in self.held_out:
             texts.append(row[: min(TEXT_TOKENS, left)])
@@ -87,6 +91,12 @@ def compared(trained, written, texts):
     return [tokens, largest, differences / logits, kl / tokens, *perplexities]
 
 
+def assert_same(said, want):
+    assert said[0] == want[0]
+    assert said[1:4] == pytest.approx(want[1:4], rel=0.05, abs=2e-5)  # two digits are said
+    assert said[4:] == pytest.approx(want[4:], rel=1e-3)
+
+
 def test_the_figures_are_those_of_peft_and_transformers(run, tmp_path):
     run.export(tmp_path / "hf", "--format", "hf", "--quant", "f32")
     weights = load_file(tmp_path / "hf" / "model.safetensors")
@@ -97,8 +107,7 @@ def test_the_figures_are_those_of_peft_and_transformers(run, tmp_path):
     want = compared(run.trained(), load(tmp_path / "hf"), run.texts())
     said, _ = run.verify(tmp_path / "hf")
     del said[4]  # the tolerance
-    assert said[0] == want[0]
-    assert said[1:] == pytest.approx(want[1:], rel=0.05)  # two digits are said
+    assert_same(said, want)
 
 
 def test_a_run_verifies_what_it_hands_over(run):
@@ -220,8 +229,6 @@ def test_a_model_of_another_vocabulary_is_found(run, tiny, tmp_path):
 
 
 def test_what_cannot_be_compared_is_refused(run, tmp_path):
-    assert "can't be read back" in run.export(tmp_path / "onnx", "--format", "onnx", "--verify", expect=2).stderr
-    assert not (tmp_path / "onnx").exists()
     for file in (shutil.copy(run.output / "recipe.yaml", tmp_path), tmp_path / "absent"):
         tune("verify", "--file", file, "--run", run.output, expect=3)
     assert "--file is missing" in tune("verify", "--run", run.output, expect=2).stderr

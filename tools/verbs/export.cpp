@@ -93,7 +93,6 @@ int export_verb(const std::vector<std::string>& arguments) {
                   "it goes with --format gguf and --quant q6_k, q5_k_m, q5_0, q4_k_m or q4_0; leave it out"};
   }
   const std::string output = required(values, "output");
-  if (wanted.verify) require_verifiable(wanted.format);
   const ExportSource source = source_argument(values);
   if (wanted.verify && source.adapter && is_gguf_adapter(*source.adapter))
     throw Error{Fault::recipe, {}, "--verify can't load a GGUF adapter to compare with", "leave it out"};

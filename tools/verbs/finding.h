@@ -22,7 +22,4 @@ struct Finding {
 /// a model.onnx. Error{Fault::data} when it isn't one, or not whole.
 Finding inspect_onnx(const std::filesystem::path& path);
 
-/// The file of such a folder.
-inline constexpr const char* kOnnxModelFile = "model.onnx";
-
 }  // namespace tune

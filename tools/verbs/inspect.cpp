@@ -11,6 +11,7 @@
 
 #include "checkpoints/base_model.h"
 #include "checkpoints/gguf/model.h"
+#include "checkpoints/onnx/model.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/safetensors/pickle.h"
 #include "checkpoints/training/manifest.h"
@@ -124,16 +125,11 @@ Finding of_run(const fs::path& folder) {
 }
 
 // A folder may hold both kinds of model; transformers' is looked at then, ONNX when its file is named.
-bool has_weights(const fs::path& folder) {
-  const fs::directory_iterator files(folder), end;
-  return std::any_of(files, end, [](const auto& file) { return file.path().extension() == ".safetensors"; });
-}
-
 Finding inspect_folder(const fs::path& folder) {
   if (fs::exists(folder / kManifestFile)) return of_checkpoint(folder);
   if (fs::exists(folder / kAdapterConfigFile)) return of_adapter(folder);
   if (fs::exists(folder / "recipe.yaml") && !fs::exists(folder / "config.json")) return of_run(folder);
-  if (fs::exists(folder / kOnnxModelFile) && !has_weights(folder)) return inspect_onnx(folder);
+  if (holds_only_onnx(folder)) return inspect_onnx(folder);
   return of_model(folder);  // or the error that says what is there instead
 }
 

@@ -49,7 +49,7 @@ class TrainedModel {
   }
 
   void verify(const ExportOptions& options, const std::filesystem::path& written) {
-    if (!options.verify || !is_verifiable(options.format)) return;
+    if (!options.verify) return;
     if (!verifier_) verifier_.emplace(trained_, ExportSource{}, held_out_rows(trained_).get());
     tell_comparison(options, written, verifier_->compare(options, written));
   }

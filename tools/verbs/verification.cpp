@@ -12,9 +12,9 @@
 #include "checkpoints/base_model.h"
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/huggingface/folder.h"
+#include "checkpoints/onnx/model.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
-#include "recipes/schema/spelling.h"
 #include "recipes/schema/tell.h"
 #include "tools/export/import_gguf_lora.h"
 #include "tools/verbs/recipe_argument.h"
@@ -65,16 +65,6 @@ double kl_tolerance(const ExportOptions& options) {
       return 0.5;
   }
   return 0;
-}
-
-bool is_verifiable(ExportFormat format) { return format != ExportFormat::onnx; }
-
-void require_verifiable(ExportFormat format) {
-  if (is_verifiable(format)) return;
-  throw Error{Fault::recipe,
-              {},
-              fmt::format("{} can't be read back to verify it", spelling(format)),
-              "leave --verify out here"};
 }
 
 Verifier::Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out)
@@ -129,7 +119,8 @@ Comparison Verifier::compare(const ExportOptions& options, const std::filesystem
     recipe.model.base_model = written.string();
     choose_adapter(recipe, "none");
   }
-  const BaseModel base = open_base_model(recipe.model.base_model);
+  const bool is_onnx = options.format == ExportFormat::onnx;
+  const BaseModel base = (is_onnx ? open_onnx_model : open_base_model)(recipe.model.base_model);
   if (base.config.vocab_size != vocab_size_)
     throw Error{Fault::verification,
                 {written.string()},

@@ -32,7 +32,7 @@ class Verifier {
   /// base's) and computes its answers to a few fixed texts and to the first of `held_out`, which may be nullptr.
   Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out);
 
-  /// Opens what an export wrote with our own reader, and computes the same. format: any but onnx.
+  /// Opens what an export wrote with our own reader, and computes the same with our own decoder, of ONNX, too.
   /// Error{Fault::verification} for a model of another vocabulary, Error{Fault::data} for what can't be read.
   Comparison compare(const ExportOptions& options, const std::filesystem::path& written) const;
 
@@ -48,11 +48,6 @@ class Verifier {
 
 /// The rows that the run evaluates on; nullptr, and a note, where they can't be read.
 std::unique_ptr<TokenDataset> held_out_rows(const Recipe& recipe);
-
-bool is_verifiable(ExportFormat format);
-
-/// Error{Fault::recipe} for a format that can't be read back.
-void require_verifiable(ExportFormat format);
 
 /// The comparison on stderr. Error{Fault::verification} when it goes beyond the tolerance, or isn't a number.
 void tell_comparison(const ExportOptions& options, const std::filesystem::path& written, const Comparison& comparison);

@@ -4,9 +4,11 @@
 
 #include "checkpoints/base_model.h"
 #include "checkpoints/gguf/gguf.h"
+#include "checkpoints/onnx/model.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/quants.h"
+#include "recipes/schema/spelling.h"
 #include "tools/export/gguf_types.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/source_argument.h"
@@ -27,11 +29,23 @@ Quant quant_of(const GgufFile& file) {
   return found == quants.end() ? quants.back() : *found;
 }
 
+/// The same of an ONNX model.
+Quant onnx_quant_of(const fs::path& folder) {
+  const std::string said = onnx_quant(folder);
+  const auto quants = quants_of(ExportFormat::onnx);
+  const auto found = std::find_if(quants.begin(), quants.end(), [&](Quant quant) { return spelling(quant) == said; });
+  return found == quants.end() ? quants.back() : *found;
+}
+
 /// What lies there, as the options that an export would have had.
 ExportOptions options_of(const fs::path& path) {
   if (!fs::exists(path)) throw Error{Fault::data, {path.string()}, "there is no such folder or file", "check the path"};
   if (fs::is_directory(path) && fs::exists(path / kAdapterConfigFile)) return {.format = ExportFormat::adapter};
+  if (fs::is_directory(path) && holds_only_onnx(path))
+    return {.format = ExportFormat::onnx, .quant = onnx_quant_of(path)};
   if (fs::is_directory(path) && fs::exists(path / "config.json")) return {.format = ExportFormat::hf};
+  if (fs::is_regular_file(path) && path.extension() == ".onnx")
+    throw Error{Fault::data, {path.string()}, "is one file of a model", "give the folder that it is in"};
   if (fs::is_regular_file(path)) {
     const GgufFile file(path);
     if (file.text("general.type", "model") == "adapter") return {.format = ExportFormat::gguf_lora};
@@ -39,7 +53,7 @@ ExportOptions options_of(const fs::path& path) {
   }
   throw Error{Fault::data,
               {path.string()},
-              "is neither a Hugging Face folder nor a PEFT folder nor a GGUF",
+              "is neither a folder of Hugging Face, PEFT or ONNX nor a GGUF",
               "these can be read back and compared"};
 }
 

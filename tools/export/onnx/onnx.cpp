@@ -5,6 +5,9 @@
 #include <optional>
 
 #include "checkpoints/files/atomic_file.h"
+#include "checkpoints/onnx/adapter.h"
+#include "checkpoints/onnx/model.h"
+#include "checkpoints/onnx/reader.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
 #include "tools/export/gguf_tokenizer.h"
@@ -20,7 +23,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char *kModelFile = "model.onnx", *kTokenizerFile = "tokenizer.json";
+constexpr const char* kTokenizerFile = "tokenizer.json";
 
 /// The oldest versions that have what is needed, so that old runtimes read it: INT4 came with opset 21.
 struct Versions {
@@ -43,7 +46,7 @@ void name_model(OnnxFlavour flavour, Quant quant, const Versions& versions, Onnx
   model.graph_name = "decoder";
   model.opsets.emplace_back("", versions.opset);
   if (flavour == OnnxFlavour::genai) model.opsets.emplace_back(kMicrosoft, 1);
-  model.metadata = {{"tune.flavour", std::string(spelling(flavour))}, {"tune.quant", std::string(spelling(quant))}};
+  model.metadata = {{"tune.flavour", std::string(spelling(flavour))}, {kOnnxQuantKey, std::string(spelling(quant))}};
 }
 
 /// onnxruntime-genai reads tokenizer.json and nothing else; a GGUF's is written with the other tokenizer files.
@@ -81,12 +84,12 @@ void export_onnx(const ModelForExport& model, const OnnxExport& wanted, const fs
   write_companions(model, weights.computes_in(), folder);
   if (genai) {
     if (const auto text = missing_tokenizer_json(model.base)) write_atomically(folder / kTokenizerFile, *text);
-    write_atomically(folder / "genai_config.json", genai_config(config, kModelFile, folder));
+    write_atomically(folder / "genai_config.json", genai_config(config, kOnnxModelFile, folder));
   }
   name_model(flavour, quant, versions, graph.model());
   write_weights(weights.planned(), folder / data_file(flavour), graph.model());
   if (separate) separate->write(folder / kOnnxAdapterFile);
-  write_atomically(folder / kModelFile, encode_onnx(graph.model()));
+  write_atomically(folder / kOnnxModelFile, encode_onnx(graph.model()));
 }
 
 }  // namespace tune

@@ -11,8 +11,6 @@ namespace tune {
 /// Error{Fault::data} for a tokenizer that it can't.
 void check_onnx_flavour(const BaseModel& base, OnnxFlavour flavour);
 
-inline constexpr const char* kOnnxAdapterFile = "adapter.onnx_adapter";
-
 struct OnnxExport {
   OnnxFlavour flavour = kDefaultFlavour;
   Quant quant = kDefaultQuant;
