@@ -30,6 +30,7 @@
 #include "tools/export/mark.h"
 #include "tools/export/merge.h"
 #include "tools/export/model_card.h"
+#include "tools/export/modelfile.h"
 #include "tools/export/onnx/onnx.h"
 #include "tools/export/output.h"
 
@@ -101,7 +102,9 @@ fs::path export_model(const ExportOptions& options, const ExportSource& source, 
   return output;
 }
 
-bool is_folder(ExportFormat format) { return format != ExportFormat::gguf && format != ExportFormat::gguf_lora; }
+bool is_gguf_file(ExportFormat format) { return format == ExportFormat::gguf || format == ExportFormat::gguf_lora; }
+
+bool is_folder(ExportFormat format) { return !is_gguf_file(format); }
 
 /// What has the name is replaced: never what is being read, never what no export has written.
 void check_replaced(const ExportSource& source, ExportFormat format, const fs::path& path) {
@@ -120,6 +123,7 @@ void check_replaced(const ExportSource& source, ExportFormat format, const fs::p
 void check_output(const ExportSource& source, ExportFormat format, const fs::path& output) {
   if (output.empty()) throw Error{Fault::recipe, {}, "the output has no name", "give --output PATH"};
   check_replaced(source, format, output);
+  if (is_gguf_file(format)) check_replaced(source, format, modelfile_path(output));
   if (format != ExportFormat::gguf) return;
   for (const fs::path& part : existing_gguf_parts(output)) check_replaced(source, format, part);
 }
@@ -134,6 +138,22 @@ void check_format(const ExportOptions& options, const BaseModel& base) {
   else
     check_tokenizer_files(base);
   if (options.format == ExportFormat::onnx) check_onnx_flavour(base, flavour_of(options));
+}
+
+/// And beside it what Ollama needs. Returns the file, maybe the first of several.
+fs::path export_gguf_file(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
+                          const fs::path& output) {
+  fs::path written = output;
+  std::vector<fs::path> files;  // of a model
+  if (options.format == ExportFormat::gguf_lora) {
+    export_gguf_lora(base, *source.adapter, output);
+  } else {
+    written = export_model(options, source, base, output);
+    files = written == output ? std::vector{output} : existing_gguf_parts(output);
+  }
+  remove_leftovers_of(modelfile_path(output));
+  write_modelfile(base, template_to_write(source.chat_template, base), output, files);
+  return written;
 }
 
 fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
@@ -182,9 +202,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   const BaseModel base = open_base_model(source.model);
   check_format(options, base);
   remove_leftovers_of(output);
-  if (options.format == ExportFormat::gguf_lora) export_gguf_lora(base, *source.adapter, output);
-  if (options.format == ExportFormat::gguf) return export_model(options, source, base, output);
-  if (!is_folder(options.format)) return output;
+  if (is_gguf_file(options.format)) return export_gguf_file(options, source, base, output);
   AtomicFolder folder(output);
   if (from_gguf)
     import_gguf_lora(base, *source.adapter, folder.path());
