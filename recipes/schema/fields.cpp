@@ -269,6 +269,7 @@ const std::vector<Row<ExportOptions>>& rows() {
        {},
        {},
        "of all but onnx: it is read back, and its answers are compared with the trained model's"},
+      {"check", &S::check, {}, {}, "of adapter; vllm: an adapter that vLLM would not load is refused before training"},
       {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;

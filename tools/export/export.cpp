@@ -19,8 +19,10 @@
 #include "recipes/schema/quants.h"
 #include "recipes/schema/reader.h"
 #include "recipes/schema/spelling.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
 #include "tools/export/adapter.h"
+#include "tools/export/check_vllm.h"
 #include "tools/export/gguf.h"
 #include "tools/export/gguf_lora.h"
 #include "tools/export/gguf_tokenizer.h"
@@ -180,6 +182,7 @@ void check_exports(const Recipe& recipe, const BaseModel& base) {
   for (const ExportOptions& options : recipe.exports) {
     check_output({.model = base.path}, options.format, output_in(recipe, options));
     check_format(options, base);
+    if (options.check) check_vllm(base.config, recipe.adapter);
   }
   if (recipe.adapter.type == AdapterType::none) check_tokenizer_files(base);  // final/ is a whole model
 }
@@ -201,6 +204,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
   check_format(options, base);
+  if (options.check && !from_gguf) check_vllm(base.config, *source.adapter);  // first: our own reader refuses others
   remove_leftovers_of(output);
   if (is_gguf_file(options.format)) return export_gguf_file(options, source, base, output);
   AtomicFolder folder(output);
@@ -210,9 +214,13 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
     export_adapter(base, *source.adapter, folder.path());
   else
     export_model(options, source, base, folder.path());
+  const std::int64_t rank = options.check ? check_vllm(base.config, folder.path()) : 0;
   write_atomically(folder.path() / "README.md", model_card(options, source, base));
   mark_export(folder.path(), options, source);
   folder.commit();
+  if (options.check)
+    tell("vllm serve {} --enable-lora --max-lora-rank {} --lora-modules {}={}\n", base.path.string(), rank,
+         name_of(output), output.string());
   return output;
 }
 

@@ -51,6 +51,7 @@ int export_verb(const std::vector<std::string>& arguments) {
       "separate-adapter", "of onnx: the adapter beside the base's weights, loaded at run time, instead of merged")(
       "max-shard-size", text(), "of hf (5GB unless given) and gguf (one file unless given): a file's tensors at most")(
       "verify", "read it back and compare its answers with the trained model's; exit code 5 if they differ too much")(
+      "check", text(), "of adapter: vllm; refused with exit code 2 and the reasons if vLLM would not load it")(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   add_source_options(options);
   po::variables_map values;
@@ -76,6 +77,9 @@ int export_verb(const std::vector<std::string>& arguments) {
       throw Error{Fault::recipe, {}, "--max-shard-size goes with hf and gguf", "leave it out"};
     parse_shard_size(wanted.max_shard_size, "--max-shard-size");
   }
+  if (values.count("check") != 0) wanted.check = enum_argument<ServingCheck>(values, "check");
+  if (wanted.check && wanted.format != ExportFormat::adapter)
+    throw Error{Fault::recipe, {}, "--check goes with adapter", "leave it out"};
   wanted.verify = values.count("verify") != 0;
   const std::string output = required(values, "output");
   if (wanted.verify) require_verifiable(wanted.format);
