@@ -33,7 +33,7 @@ class CheckVllm : public testing::Test {
   std::string complaint(const std::string& type, const nlohmann::json& changes,
                         const std::vector<std::string>& modules = {"self_attn.q_proj"}) {
     nlohmann::json config = nlohmann::json::parse(write_adapter_config({.r = 12, .target_modules = {"q_proj"}}));
-    config.update(changes);
+    for (const auto& [key, value] : changes.items()) config[key] = value;
     write_atomically(folder_ / kAdapterConfigFile, config.dump());
     std::vector<NamedBytes> tensors;
     for (const std::string& module : modules)

@@ -27,7 +27,8 @@ using nlohmann::json;
 namespace {
 
 constexpr std::array<std::int64_t, 9> kRanks = {1, 8, 16, 32, 64, 128, 256, 320, 512};  // MaxLoRARanks
-constexpr std::string_view kMerge = "merge the adapter into its base (PEFT's merge_and_unload(), or --format hf)";
+constexpr std::string_view kMerge = "export a merged model instead: --format hf";
+constexpr std::string_view kMergeByPeft = "merge it into its base with PEFT's merge_and_unload()";  // we don't read it
 
 bool among(std::string_view text, std::initializer_list<std::string_view> list) {
   return std::find(list.begin(), list.end(), text) != list.end();
@@ -75,9 +76,9 @@ std::int64_t check_config(const json& file, Obstacles& obstacles) {
       obstacles.add(fmt::format("{} is missing in {}", key, kAdapterConfigFile), "write what PEFT's default stood for");
   for (const char* key : {"modules_to_save", "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication",
                           "use_bdlora", "use_qalora"})
-    if (is_true(value_of(file, key))) obstacles.add(fmt::format("{} is {}", key, file.at(key).dump()), kMerge);
+    if (is_true(value_of(file, key))) obstacles.add(fmt::format("{} is {}", key, file.at(key).dump()), kMergeByPeft);
   if (file.contains("bias") && file.at("bias") != "none")
-    obstacles.add(fmt::format("bias is {}, not \"none\"", file.at("bias").dump()), kMerge);
+    obstacles.add(fmt::format("bias is {}, not \"none\"", file.at("bias").dump()), kMergeByPeft);
   if (const json init = value_of(file, "init_lora_weights"); init.is_string()) {
     std::string name = init.get<std::string>();
     std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
@@ -111,7 +112,7 @@ std::set<std::string> modules_of(const std::vector<TensorInfo>& tensors, Obstacl
   if (!others.empty())
     obstacles.add(fmt::format("{}{} is no factor of LoRA", *others.begin(),
                               others.size() > 1 ? fmt::format(" (and {} more tensors)", others.size() - 1) : ""),
-                  kMerge);
+                  kMergeByPeft);
   return modules;
 }
 
