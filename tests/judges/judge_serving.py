@@ -5,17 +5,19 @@ Python model with a stand-in for Triton.
 """
 
 import json
+import random
 import re
 import subprocess
 import sys
 import types
 
-import gguf
 import numpy as np
+import onnxruntime_genai
 import pytest
 import torch
 import xllamacpp
 import yaml
+from conftest import SEED
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -38,6 +40,14 @@ def printed(program, *arguments):
     return done.stdout.removesuffix("\n")
 
 
+def chat_template(path):
+    """A GGUF's; gguf.GGUFReader would make an array of each token of the vocabulary first."""
+    data, key = path.read_bytes(), b"tokenizer.chat_template"
+    at = data.index(key) + len(key)
+    assert int.from_bytes(data[at : at + 4], "little") == 8  # a text
+    return data[at + 12 : at + 12 + int.from_bytes(data[at + 4 : at + 12], "little")].decode()
+
+
 class Run:
     def __init__(self, root, base, rng):
         rows = write_chats(root / "rows.jsonl", rng, 12)
@@ -50,7 +60,7 @@ class Run:
         self.said = tune("run", "--recipe", write_recipe(root / "recipe.yaml", recipe)).stderr
         self.base_gguf = root / "base.gguf"
         tune("export", "--format", "gguf", "--quant", "f32", "--template", "zephyr", "--model", base, "--output", self.base_gguf)
-        self.jinja = gguf.GGUFReader(self.base_gguf).fields["tokenizer.chat_template"].contents()
+        self.jinja = chat_template(self.base_gguf)
 
     def answer(self, with_adapter=True):
         """PEFT's, greedily, to the template's text with one BOS in front."""
@@ -71,10 +81,6 @@ def rendered(jinja, messages):
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    import random
-
-    from conftest import SEED
-
     return Run(tmp_path_factory.mktemp("serving"), tiny("llama-gqa"), random.Random(SEED))
 
 
@@ -153,19 +159,47 @@ def base_with(run, folder, **tokenizer):
     return folder
 
 
-@pytest.mark.parametrize("adds_bos", [True, False])
-def test_ollama_renders_what_was_trained(run, rng, tmp_path, adds_bos):
-    for name in [*FORMATS, "its own"]:
-        changes = {"add_bos_token": adds_bos, **({"chat_template": CHATML} if name == "its own" else {})}
-        model, output = base_with(run, tmp_path / f"{name} base", **changes), tmp_path / f"{name}.gguf"
-        template = [] if name == "its own" else ["--template", name]
-        tune("export", "--format", "gguf", "--quant", "f16", "--model", model, *template, "--output", output)
-        jinja = gguf.GGUFReader(output).fields["tokenizer.chat_template"].contents()
-        go = Template(dict(modelfile(output.with_suffix(".Modelfile")))["TEMPLATE"])
-        for messages in [conversation(rng) for _ in range(60)]:
+def exported(run, root, name, adds_bos):
+    """A GGUF with that template, and the template's text."""
+    changes = {"add_bos_token": adds_bos, **({"chat_template": CHATML} if name == "its own" else {})}
+    model, output = base_with(run, root / f"{name} {adds_bos}", **changes), root / f"{name} {adds_bos}.gguf"
+    template = [] if name == "its own" else ["--template", name]
+    tune("export", "--format", "gguf", "--quant", "f16", "--model", model, *template, "--output", output)
+    return output, chat_template(output)
+
+
+@pytest.fixture(scope="module")
+def formats(run, tmp_path_factory):
+    root = tmp_path_factory.mktemp("formats")
+    return {name: exported(run, root, name, adds_bos=True) for name in [*FORMATS, "its own"]}
+
+
+def check_modelfile(output, jinja, rng, adds_bos):
+    go = Template(dict(modelfile(output.with_suffix(".Modelfile")))["TEMPLATE"])
+    for messages in [conversation(rng) for _ in range(40)]:
+        want = rendered(jinja, messages)
+        want = want.removeprefix("<s>") if adds_bos else want  # llama.cpp puts it there
+        assert go.render([{"Role": m["role"], "Content": m["content"]} for m in messages]) == want, output
+
+
+def test_ollama_renders_what_was_trained(run, rng, formats, tmp_path):
+    for output, jinja in formats.values():
+        check_modelfile(output, jinja, rng, adds_bos=True)
+    for name in ("zephyr", "llama2", "mistral", "codellama-70b"):
+        check_modelfile(*exported(run, tmp_path, name, adds_bos=False), rng, adds_bos=False)
+
+
+def test_onnxruntime_genai_renders_what_was_trained(run, rng, formats, tmp_path):
+    for name, (_, jinja) in formats.items():
+        output = tmp_path / name
+        model, template = (formats[name][0].with_suffix(""), []) if name == "its own" else (run.base, ["--template", name])
+        tune("export", "--format", "onnx", "--flavour", "genai", "--quant", "int8", "--model", model, *template, "--output", output)
+        tokenizer = onnxruntime_genai.Tokenizer(onnxruntime_genai.Model(str(output)))
+        for messages in [conversation(rng) for _ in range(10)]:
             want = rendered(jinja, messages)
-            want = want.removeprefix("<s>") if adds_bos else want  # llama.cpp puts it there
-            assert go.render([{"Role": m["role"], "Content": m["content"]} for m in messages]) == want, name
+            assert tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True) == want, name
+        if (text := output / "chat_template.jinja").exists():
+            assert rendered(text.read_text(), messages) == want, name
 
 
 def test_a_modelfile_says_what_the_model_is(run, tiny, tmp_path):
