@@ -146,7 +146,8 @@ void check_format(const ExportOptions& options, const BaseModel& base) {
 fs::path export_gguf_file(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
                           const fs::path& output) {
   fs::path written = output;
-  std::vector<fs::path> files;  // of a model
+  std::vector<fs::path> files;               // of a model
+  std::optional<std::string> chat_template;  // of an adapter it may not be known
   if (options.format == ExportFormat::gguf_lora) {
     export_gguf_lora(base, *source.adapter, output);
   } else {
@@ -154,7 +155,8 @@ fs::path export_gguf_file(const ExportOptions& options, const ExportSource& sour
     files = written == output ? std::vector{output} : existing_gguf_parts(output);
   }
   remove_leftovers_of(modelfile_path(output));
-  write_modelfile(base, template_to_write(source.chat_template, base), output, files);
+  if (!files.empty() || !source.chat_template.empty()) chat_template = template_to_write(source.chat_template, base);
+  write_modelfile(base, chat_template, output, files);
   return written;
 }
 

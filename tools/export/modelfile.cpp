@@ -145,15 +145,17 @@ std::string ollama_template(std::string_view jinja, const Tokenizer& tokenizer) 
   return replaced(std::move(text), "<default>", default_turn);
 }
 
-void write_modelfile(const BaseModel& base, const std::string& chat_template, const fs::path& gguf,
+void write_modelfile(const BaseModel& base, const std::optional<std::string>& chat_template, const fs::path& gguf,
                      const std::vector<fs::path>& files) {
-  const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(base.path);
-  const std::string& jinja = chat_template.empty() ? tokenizer->chat_template : chat_template;
   const CardFacts licence = licence_of(base);
-  Modelfile modelfile{.chat_template = ollama_template(jinja, *tokenizer),
-                      .stop = ends_of_turn(base.config, jinja, *tokenizer),
-                      .num_ctx = longest_context(base.config),
+  Modelfile modelfile{.num_ctx = longest_context(base.config),
                       .license = licence.license_name.empty() ? licence.license : licence.license_name};
+  if (chat_template) {
+    const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(base.path);
+    const std::string& jinja = chat_template->empty() ? tokenizer->chat_template : *chat_template;
+    modelfile.chat_template = ollama_template(jinja, *tokenizer);
+    modelfile.stop = ends_of_turn(base.config, jinja, *tokenizer);
+  }
   for (const fs::path& file : files) modelfile.from.push_back(local(file));
   if (files.size() > 1) modelfile.from_note = "A model in parts needs Ollama 0.30 or later.";
   if (files.empty()) {

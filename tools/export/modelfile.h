@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,8 +38,9 @@ std::filesystem::path modelfile_path(const std::filesystem::path& gguf);
 std::string ollama_template(std::string_view jinja, const Tokenizer& tokenizer);
 
 /// Writes modelfile_path(gguf), atomically, for a model in `files` (the GGUF, or all of its parts) or, where there are
-/// none, for the adapter `gguf` on top of `base`. chat_template: Jinja text; empty = the model's own.
-void write_modelfile(const BaseModel& base, const std::string& chat_template, const std::filesystem::path& gguf,
-                     const std::vector<std::filesystem::path>& files);
+/// none, for the adapter `gguf` on top of `base`. chat_template: Jinja text; "" = the model's own; none = not known, so
+/// that neither template nor ends of turns are named, and no tokenizer is needed.
+void write_modelfile(const BaseModel& base, const std::optional<std::string>& chat_template,
+                     const std::filesystem::path& gguf, const std::vector<std::filesystem::path>& files);
 
 }  // namespace tune
