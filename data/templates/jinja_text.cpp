@@ -161,9 +161,9 @@ std::string_view kept(std::string_view text, std::string_view tag_before, std::s
   return text;
 }
 
-}  // namespace
-
-std::string plain_jinja(std::string_view jinja) {
+/// The text with what reaches the output of each piece between tags as `text` gives it, and each tag as `tag` does.
+template <typename Text, typename Tag>
+std::string rewritten(std::string_view jinja, const Text& text, const Tag& tag_as) {
   if (jinja.ends_with('\n')) jinja.remove_suffix(1);  // as Jinja does
   std::string result;
   std::string_view tag_before;
@@ -172,17 +172,33 @@ std::string plain_jinja(std::string_view jinja) {
     const std::size_t end = begin == jinja.size() ? begin : end_of_tag(jinja, begin);
     if (end == std::string_view::npos) return std::string(jinja);  // Jinja refuses it
     const std::string_view tag = jinja.substr(begin, end - begin);
-    result += kept(jinja.substr(at, begin - at), tag_before, tag);
+    result += text(kept(jinja.substr(at, begin - at), tag_before, tag));
     if (tag.empty()) return result;
-    if (!tag.starts_with("{#") && tag.size() >= 4) {
-      std::string_view inside = tag.substr(2, tag.size() - 4);
-      if (inside.starts_with('-')) inside.remove_prefix(1);
-      if (inside.ends_with('-')) inside.remove_suffix(1);
-      result += std::string(tag.substr(0, 2)) + Expression(inside).plain() + std::string(tag.substr(tag.size() - 2));
-    }
+    if (!tag.starts_with("{#") && tag.size() >= 4) result += tag_as(tag);
     tag_before = tag;
     at = end;
   }
+}
+
+std::string plain_tag(std::string_view tag) {
+  std::string_view inside = tag.substr(2, tag.size() - 4);
+  if (inside.starts_with('-')) inside.remove_prefix(1);
+  if (inside.ends_with('-')) inside.remove_suffix(1);
+  return std::string(tag.substr(0, 2)) + Expression(inside).plain() + std::string(tag.substr(tag.size() - 2));
+}
+
+}  // namespace
+
+std::string plain_jinja(std::string_view jinja) {
+  return rewritten(
+      jinja, [](std::string_view text) { return text; }, plain_tag);
+}
+
+std::string spelled_out_jinja(std::string_view jinja) {
+  const auto spelled_out = [](std::string_view text) {
+    return text.empty() ? "" : "{{ \"" + requoted(std::string(text)) + "\" }}";
+  };
+  return rewritten(jinja, spelled_out, [](std::string_view tag) { return tag; });
 }
 
 }  // namespace tune

@@ -10,4 +10,8 @@ namespace tune {
 /// kept. Two texts with equal plain spellings render equally, that system turn apart.
 std::string plain_jinja(std::string_view jinja);
 
+/// A text that renders the same with trim_blocks and lstrip_blocks, as transformers has them, and without, as others
+/// do: comments and white space that doesn't reach the output are gone, and what does stands in tags.
+std::string spelled_out_jinja(std::string_view jinja);
+
 }  // namespace tune

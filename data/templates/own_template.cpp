@@ -128,6 +128,12 @@ std::string_view recognise_template(std::string_view jinja) {
   return known == nullptr ? "" : known->name;
 }
 
+std::string_view equivalent_template(std::string_view jinja) {
+  const KnownJinja* known = find_known(jinja);
+  if (known == nullptr) return "";
+  return known->serves || known->plain == plain_jinja(mistral_jinja_without_space()) ? known->name : "";
+}
+
 std::string_view resembling_template(std::string_view jinja) {
   struct Marks {
     std::string_view name, mark, other_mark;

@@ -12,6 +12,9 @@ namespace tune {
 /// the output, quotes, escapes) and for the words of chatml's own system turn. Never executed.
 std::string_view recognise_template(std::string_view jinja);
 
+/// The same, only of a text that renders what the format's own does (Mistral's with or without a space before [INST]).
+std::string_view equivalent_template(std::string_view jinja);
+
 /// The format whose marks are in the text, which may be another one all the same: good for advice only. "" for none.
 std::string_view resembling_template(std::string_view jinja);
 

@@ -270,6 +270,14 @@ void only_onnx_has_flavours_and_separate_adapters(const Recipe& recipe, Reading&
   }
 }
 
+void only_adapters_are_checked(const Recipe& recipe, Reading& reading) {
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i)
+    if (const ExportOptions& wanted = recipe.exports[i]; wanted.check && wanted.format != ExportFormat::adapter)
+      reading.problems.add(reading.place_of(fmt::format("export[{}].check", i)),
+                           fmt::format("check is {} with format {}", spelling(*wanted.check), spelling(wanted.format)),
+                           "it goes with format adapter; leave it out");
+}
+
 void shards_have_a_size(const Recipe& recipe, Reading& reading) {
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
     const ExportOptions& wanted = recipe.exports[i];
@@ -345,6 +353,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   exported_adapters_exist(recipe, reading);
   formats_hold_their_quant(recipe, reading);
   only_onnx_has_flavours_and_separate_adapters(recipe, reading);
+  only_adapters_are_checked(recipe, reading);
   shards_have_a_size(recipe, reading);
   importance_goes_with_few_bits(recipe, reading);
   exports_have_names_of_their_own(recipe, reading);

@@ -271,6 +271,7 @@ const std::vector<Row<ExportOptions>>& rows() {
        {},
        "of gguf from q6_k to q4_0: calibration rows laid out as the first data set's, or a .gguf of tune imatrix; the "
        "columns that count there lose less"},
+      {"check", &S::check, {}, {}, "of adapter; vllm: an adapter that vLLM would not load is refused before training"},
       {"flavour", &S::flavour, {}, {}, "of onnx; standard: any runtime; genai: onnxruntime-genai; not given: standard"},
   };
   return all;

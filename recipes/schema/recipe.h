@@ -27,6 +27,7 @@ enum class Device { automatic, cpu, cuda };
 enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
 enum class Quant { f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0, int8, int4 };
 enum class OnnxFlavour { standard, genai };
+enum class ServingCheck { vllm };
 
 struct ModelOptions {
   std::string base_model;      // folder in Hugging Face layout, or one .gguf file
@@ -139,6 +140,7 @@ struct ExportOptions {
   std::string max_shard_size;          // of hf and gguf: "5GB"; empty: 5 GB with hf, one file with gguf
   std::string imatrix;                 // of gguf, q6_k to q4_0: calibration data, or an importance matrix (.gguf)
   bool verify = true;                  // read back and compared with what was trained
+  std::optional<ServingCheck> check;   // of adapter: refused unless that program loads it
 };
 
 struct Recipe {

@@ -93,6 +93,11 @@ struct Spelling<OnnxFlavour> {
   static constexpr auto values = std::to_array<std::pair<OnnxFlavour, std::string_view>>(
       {{OnnxFlavour::standard, "standard"}, {OnnxFlavour::genai, "genai"}});
 };
+template <>
+struct Spelling<ServingCheck> {
+  static constexpr auto values =
+      std::to_array<std::pair<ServingCheck, std::string_view>>({{ServingCheck::vllm, "vllm"}});
+};
 
 /// "gguf-lora" for ExportFormat::gguf_lora. Every value of the enum has a spelling.
 template <class Enum>

@@ -52,6 +52,12 @@ TEST(PlainJinja, KeepsWhatReachesTheOutput) {
   EXPECT_NE(plain_jinja("{% if x %\n}{% endif %}"), plain_jinja("{% if x %}{% endif %}"));
 }
 
+TEST(SpelledOutJinja, LeavesNothingToTrim) {
+  EXPECT_EQ(spelled_out_jinja("{% if x %}\n{{ x }}\n  {%- endif %}{# no #}\n"), "{% if x %}{{ x }}{%- endif %}");
+  EXPECT_EQ(spelled_out_jinja("{% if x %}\n\n \"a\"{% endif %}"), "{% if x %}{{ \"\\n \\\"a\\\"\" }}{% endif %}");
+  EXPECT_EQ(spelled_out_jinja("{{ bos }}{% if x"), "{{ bos }}{% if x") << "Jinja refuses it";
+}
+
 TEST(RecogniseTemplate, KnowsPublishedTexts) {
   for (const auto& [file, name] : std::vector<std::pair<std::string, std::string>>{{"zephyr", "zephyr"},
                                                                                    {"llama2", "llama2"},

@@ -138,7 +138,7 @@ def test_an_export_that_fails_does_not_stop_the_others(place):
     assert done.stderr.count("tune: tensor model.embed_tokens.weight holds 100000 in row 31999, too large for F16") == 2
     run = place.root / "run"
     assert done.stdout.splitlines() == [str(run / name) for name in ("final", "export/adapter", "export/adapter.gguf")]
-    assert sorted(path.name for path in (run / "export").iterdir()) == ["adapter", "adapter.gguf"]
+    assert sorted(path.name for path in (run / "export").iterdir()) == ["adapter", "adapter.Modelfile", "adapter.gguf"]
 
 
 def test_an_export_of_what_is_no_run(place):

@@ -84,5 +84,5 @@ def test_it_learns_and_its_loss_is_transformers_loss(run):
 def test_it_hands_over_what_the_recipe_asks_for(run):
     output = run[1]
     assert (output / "final" / "adapter_model.safetensors").is_file()
-    assert sorted(path.name for path in (output / "export").iterdir()) == ["adapter", "model-q8_0.gguf"]
+    assert sorted(path.name for path in (output / "export").iterdir()) == ["adapter", "model-q8_0.Modelfile", "model-q8_0.gguf"]
     assert list((output / "tensorboard").iterdir())

@@ -19,8 +19,10 @@
 #include "recipes/schema/quants.h"
 #include "recipes/schema/reader.h"
 #include "recipes/schema/spelling.h"
+#include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
 #include "tools/export/adapter.h"
+#include "tools/export/check_vllm.h"
 #include "tools/export/gguf.h"
 #include "tools/export/gguf_lora.h"
 #include "tools/export/gguf_tokenizer.h"
@@ -30,6 +32,7 @@
 #include "tools/export/mark.h"
 #include "tools/export/merge.h"
 #include "tools/export/model_card.h"
+#include "tools/export/modelfile.h"
 #include "tools/export/onnx/onnx.h"
 #include "tools/export/output.h"
 
@@ -104,7 +107,9 @@ fs::path export_model(const ExportOptions& options, const ExportSource& source, 
   return output;
 }
 
-bool is_folder(ExportFormat format) { return format != ExportFormat::gguf && format != ExportFormat::gguf_lora; }
+bool is_gguf_file(ExportFormat format) { return format == ExportFormat::gguf || format == ExportFormat::gguf_lora; }
+
+bool is_folder(ExportFormat format) { return !is_gguf_file(format); }
 
 /// What has the name is replaced: never what is being read, never what no export has written.
 void check_replaced(const ExportSource& source, ExportFormat format, const fs::path& path) {
@@ -123,6 +128,7 @@ void check_replaced(const ExportSource& source, ExportFormat format, const fs::p
 void check_output(const ExportSource& source, ExportFormat format, const fs::path& output) {
   if (output.empty()) throw Error{Fault::recipe, {}, "the output has no name", "give --output PATH"};
   check_replaced(source, format, output);
+  if (is_gguf_file(format)) check_replaced(source, format, modelfile_path(output));
   if (format != ExportFormat::gguf) return;
   for (const fs::path& part : existing_gguf_parts(output)) check_replaced(source, format, part);
 }
@@ -137,6 +143,24 @@ void check_format(const ExportOptions& options, const BaseModel& base) {
   else
     check_tokenizer_files(base);
   if (options.format == ExportFormat::onnx) check_onnx_flavour(base, flavour_of(options));
+}
+
+/// And beside it what Ollama needs. Returns the file, maybe the first of several.
+fs::path export_gguf_file(const ExportOptions& options, const ExportSource& source, const BaseModel& base,
+                          const fs::path& output, const ImportanceMatrix& importance) {
+  fs::path written = output;
+  std::vector<fs::path> files;               // of a model
+  std::optional<std::string> chat_template;  // of an adapter it may not be known
+  if (options.format == ExportFormat::gguf_lora) {
+    export_gguf_lora(base, *source.adapter, output);
+  } else {
+    written = export_model(options, source, base, output, importance);
+    files = written == output ? std::vector{output} : existing_gguf_parts(output);
+  }
+  remove_leftovers_of(modelfile_path(output));
+  if (!files.empty() || !source.chat_template.empty()) chat_template = template_to_write(source.chat_template, base);
+  write_modelfile(base, chat_template, output, files);
+  return written;
 }
 
 fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
@@ -165,6 +189,7 @@ void check_exports(const Recipe& recipe, const BaseModel& base) {
     check_format(options, base);
     if (!options.imatrix.empty() && !fs::exists(options.imatrix))
       throw Error{Fault::data, {options.imatrix}, "there is no such file", "check export[].imatrix"};
+    if (options.check) check_vllm(base.config, recipe.adapter);
   }
   if (recipe.adapter.type == AdapterType::none) check_tokenizer_files(base);  // final/ is a whole model
 }
@@ -187,10 +212,9 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   check_output(source, options.format, output);
   const BaseModel base = open_base_model(source.model);
   check_format(options, base);
+  if (options.check && !from_gguf) check_vllm(base.config, *source.adapter);  // first: our own reader refuses others
   remove_leftovers_of(output);
-  if (options.format == ExportFormat::gguf_lora) export_gguf_lora(base, *source.adapter, output);
-  if (options.format == ExportFormat::gguf) return export_model(options, source, base, output, importance);
-  if (!is_folder(options.format)) return output;
+  if (is_gguf_file(options.format)) return export_gguf_file(options, source, base, output, importance);
   AtomicFolder folder(output);
   if (from_gguf)
     import_gguf_lora(base, *source.adapter, folder.path());
@@ -198,9 +222,13 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
     export_adapter(base, *source.adapter, folder.path());
   else
     export_model(options, source, base, folder.path(), importance);
+  const std::int64_t rank = options.check ? check_vllm(base.config, folder.path()) : 0;
   write_atomically(folder.path() / "README.md", model_card(options, source, base));
   mark_export(folder.path(), options, source);
   folder.commit();
+  if (options.check)
+    tell("vllm serve {} --enable-lora --max-lora-rank {} --lora-modules {}={}\n", base.path.string(), rank,
+         name_of(output), output.string());
   return output;
 }
 

@@ -7,6 +7,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
 #include "tools/export/known_base.h"
+#include "tools/export/modelfile.h"
 
 namespace tune {
 
@@ -26,6 +27,7 @@ void mark_export(const fs::path& folder, const ExportOptions& options, const Exp
 
 bool is_export(const fs::path& path) {
   if (fs::is_directory(path)) return fs::is_regular_file(path / kExportMarkFile);
+  if (is_own_modelfile(path)) return true;
   try {
     return GgufFile::alone(path).has(kExportMarkKey);
   } catch (const Error&) {  // something else, or damaged

@@ -57,6 +57,7 @@ int export_verb(const std::vector<std::string>& arguments) {
       "of gguf from q6_k to q4_0: calibration rows laid out as the run's, or a .gguf of tune imatrix; the columns that "
       "count there lose less")(
       "verify", "read it back and compare its answers with the trained model's; exit code 5 if they differ too much")(
+      "check", text(), "of adapter: vllm; refused with exit code 2 and the reasons if vLLM would not load it")(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   add_source_options(options);
   options.add_options()("other-base", "put the adapter on another model than the one it was trained on");
@@ -83,6 +84,9 @@ int export_verb(const std::vector<std::string>& arguments) {
       throw Error{Fault::recipe, {}, "--max-shard-size goes with hf and gguf", "leave it out"};
     parse_shard_size(wanted.max_shard_size, "--max-shard-size");
   }
+  if (values.count("check") != 0) wanted.check = enum_argument<ServingCheck>(values, "check");
+  if (wanted.check && wanted.format != ExportFormat::adapter)
+    throw Error{Fault::recipe, {}, "--check goes with adapter", "leave it out"};
   wanted.verify = values.count("verify") != 0;
   if (values.count("imatrix") != 0) {
     wanted.imatrix = values["imatrix"].as<std::string>();

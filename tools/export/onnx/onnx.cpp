@@ -8,6 +8,8 @@
 #include "checkpoints/onnx/adapter.h"
 #include "checkpoints/onnx/model.h"
 #include "checkpoints/onnx/reader.h"
+#include "data/templates/jinja_text.h"
+#include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
 #include "tools/export/gguf_tokenizer.h"
@@ -55,6 +57,12 @@ std::optional<std::string> missing_tokenizer_json(const BaseModel& base) {
   return tokenizer_json(tokenizer_for_gguf(base), base.path.string());
 }
 
+/// onnxruntime-genai doesn't trim blocks: the line ends of Zephyr's text would be in every prompt.
+ModelForExport with_spelled_out_template(const ModelForExport& model) {
+  const std::string own = model.chat_template.empty() ? open_tokenizer(model.base.path)->chat_template : "";
+  return {model.base, model.weights, spelled_out_jinja(model.chat_template.empty() ? own : model.chat_template)};
+}
+
 }  // namespace
 
 void check_onnx_flavour(const BaseModel& base, OnnxFlavour flavour) {
@@ -81,7 +89,7 @@ void export_onnx(const ModelForExport& model, const OnnxExport& wanted, const fs
   std::optional<SeparateAdapter> separate;
   if (adapter != nullptr) weights.set_adapter(&separate.emplace(*adapter, weights.computes_in(), graph));
   (genai ? build_genai_graph : build_standard_graph)(config, weights, graph);
-  write_companions(model, weights.computes_in(), folder);
+  write_companions(genai ? with_spelled_out_template(model) : model, weights.computes_in(), folder);
   if (genai) {
     if (const auto text = missing_tokenizer_json(model.base)) write_atomically(folder / kTokenizerFile, *text);
     write_atomically(folder / "genai_config.json", genai_config(config, kOnnxModelFile, folder));
