@@ -145,7 +145,7 @@ void check_modules(const ModelConfig& config, const std::set<std::string>& modul
       unknown.insert(part);
   }
   if (!unknown.empty())
-    obstacles.add(fmt::format("it has no adapters of {} in {} models", fmt::join(unknown, ", "), config.model_type),
+    obstacles.add(fmt::format("there are no adapters of {} in {} models", fmt::join(unknown, ", "), config.model_type),
                   fmt::format("leave {} out of lora_target_modules, or {}", fmt::join(unknown, ", "), kMerge));
   if (!fused.empty())
     obstacles.add("the factors of all experts are fused (target_parameters)",
@@ -153,7 +153,7 @@ void check_modules(const ModelConfig& config, const std::set<std::string>& modul
   const bool some = std::any_of(experts.begin(), experts.end(),
                                 [&](const auto& layer) { return layer.second != 3 * config.num_local_experts; });
   if (some)
-    obstacles.add("only some of the experts' w1, w2 and w3 have adapters, and it takes all or none of a layer",
+    obstacles.add("only some of the experts' w1, w2 and w3 have adapters, and vLLM takes all or none of a layer",
                   fmt::format("name w1, w2 and w3 in lora_target_modules, or none of them, or {}", kMerge));
 }
 

@@ -227,8 +227,8 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
   mark_export(folder.path(), options, source);
   folder.commit();
   if (options.check)
-    tell("vllm serve {} --enable-lora --max-lora-rank {} --lora-modules {}={}\n", base.path.string(), rank,
-         name_of(output), output.string());
+    tell("vllm serve {} --enable-lora --max-lora-rank {} --lora-modules {}={}\n",
+         base.is_gguf ? "BASE" : base.path.string(), rank, name_of(output), output.string());
   return output;
 }
 
