@@ -232,3 +232,33 @@ def test_what_cannot_be_compared_is_refused(run, tmp_path):
     for file in (shutil.copy(run.output / "recipe.yaml", tmp_path), tmp_path / "absent"):
         tune("verify", "--file", file, "--run", run.output, expect=3)
     assert "--file is missing" in tune("verify", "--run", run.output, expect=2).stderr
+
+
+def spoiled_by_rounding(model):
+    """The same function, but with columns so large beside others that four bits leave nothing of these."""
+    weights = load_file(model / "model.safetensors")
+    for name, tensor in weights.items():
+        if name.endswith("layernorm.weight"):
+            tensor[::32] /= 1e4
+        elif re.search(r"\.(q|k|v|gate|up)_proj\.", name):
+            tensor[:, ::32] *= 1e4
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+
+
+def test_what_fails_has_the_name_of_the_export_no_longer(tiny, tmp_path):
+    spoiled_by_rounding(model := shutil.copytree(tiny("llama-gqa"), tmp_path / "model"))
+    (place := tmp_path / "exports").mkdir()
+    for attempt in range(2):  # the second one replaces what the first one left
+        arguments = ["--quant", "q4_0", "--model", model, "--verify", "--output", place / "m.gguf", "--max-shard-size", "1MB"]
+        done = tune("export", "--format", "gguf", *arguments, expect=5)
+        names = sorted(path.name for path in place.iterdir())
+        assert names == [f"m.unverified-{i:05}-of-{len(names):05}.gguf" for i in range(1, len(names) + 1)] and len(names) > 2
+        assert f"m-00001-of-{len(names):05}.gguf is called {place}/{names[0]} now" in done.stderr and done.stdout == ""
+        tune("inspect", place / names[0])
+    rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 4)
+    recipe = recipe_for(model, rows, tmp_path / "run", train={"max_steps": 1, "learning_rate": 1e-6})
+    recipe["export"] = [{"format": "gguf", "quant": "q4_0"}, {"format": "onnx", "quant": "int4"}, {"format": "hf", "quant": "f32"}]
+    done = tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), expect=5)
+    assert done.stdout.splitlines() == [f"{tmp_path}/run/final", f"{tmp_path}/run/export/hf"]
+    left = sorted(path.name for path in (tmp_path / "run" / "export").iterdir())
+    assert left == ["hf", "model-q4_0.unverified.gguf", "onnx-standard-int4.unverified"]

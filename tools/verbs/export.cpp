@@ -105,8 +105,8 @@ int export_verb(const std::vector<std::string>& arguments) {
   ImportanceMatrix importance;
   if (!wanted.imatrix.empty()) importance = importance_matrix(trained_model(source), source, wanted.imatrix);
   const std::filesystem::path written = run_export(wanted, source, output, importance);
+  if (wanted.verify) keep_if_verified(written, [&] { verify_export(wanted, source, written); });
   fmt::print("{}\n", written.string());
-  if (wanted.verify) verify_export(wanted, source, written);
   return 0;
 }
 

@@ -70,8 +70,8 @@ void hand_over(const Recipe& recipe, const RunResult& result) {
     try {
       const std::filesystem::path path =
           export_run(recipe, wanted, result.final_folder, trained.importance(wanted.imatrix));
+      keep_if_verified(path, [&] { trained.verify(wanted, path); });
       written += path.string() + "\n";
-      trained.verify(wanted, path);
     } catch (const std::exception& error) {
       if (failure)
         tell("tune: {}\n", error.what());

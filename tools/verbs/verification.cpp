@@ -17,6 +17,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "tools/export/import_gguf_lora.h"
+#include "tools/export/output.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/source_argument.h"
 #include "train/inputs.h"
@@ -157,6 +158,16 @@ std::unique_ptr<TokenDataset> held_out_rows(const Recipe& recipe) {
   } catch (const Error& error) {  // the run's data may lie on another machine
     tell("note: {}\nnote: verified with fixed texts alone\n", error.what());
     return nullptr;
+  }
+}
+
+void keep_if_verified(const std::filesystem::path& written, const std::function<void()>& verify) {
+  try {
+    verify();
+  } catch (const Error& error) {
+    if (error.fault() == Fault::verification)
+      tell("{} is called {} now\n", written.string(), set_aside(written).string());
+    throw;
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,6 +52,10 @@ std::unique_ptr<TokenDataset> held_out_rows(const Recipe& recipe);
 
 /// The comparison on stderr. Error{Fault::verification} when it goes beyond the tolerance, or isn't a number.
 void tell_comparison(const ExportOptions& options, const std::filesystem::path& written, const Comparison& comparison);
+
+/// Has `verify` look at what an export wrote. What fails with Fault::verification loses its name (set_aside): it
+/// is told what it is called now, before the error is thrown on.
+void keep_if_verified(const std::filesystem::path& written, const std::function<void()>& verify);
 
 /// The three in one, with the rows that the run evaluates on.
 void verify_export(const ExportOptions& options, const ExportSource& source, const std::filesystem::path& written);
