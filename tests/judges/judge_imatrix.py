@@ -1,5 +1,6 @@
 """Importance matrices: measured as hooks in transformers and PEFT measure them, laid out as llama.cpp's, heeded as ggml does."""
 
+import json
 import random
 import re
 
@@ -82,6 +83,7 @@ def test_columns_are_measured_as_hooks_measure_them(run):
     for name, (squares, rows) in wanted.items():
         assert said[name + ".counts"].data.reshape(-1) == [rows]
         np.testing.assert_allclose(said[name + ".in_sum2"].data.reshape(-1), squares, rtol=1e-4)
+    assert json.loads(tune("inspect", run.matrix, "--json").stdout)["kind"] == "importance matrix, GGUF"
     fields = gguf.GGUFReader(run.matrix).fields
     assert fields["general.type"].contents() == "imatrix" and fields["imatrix.datasets"].contents() == ["calibration.jsonl"]
     assert fields["imatrix.chunk_count"].contents() == len(run.ids) and fields["imatrix.chunk_size"].contents() == max(map(len, run.ids))
@@ -193,6 +195,8 @@ def test_what_is_no_matrix_of_this_model_is_refused(run, tiny, tmp_path):
     recipe = recipe_for(run.base, run.calibration, tmp_path / "run")
     recipe["export"] = [{"format": "gguf", "quant": "q4_0", "imatrix": "nowhere.jsonl"}]
     assert "nowhere.jsonl" in tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), expect=3).stderr
+    recipe["export"][0]["imatrix"] = str(tmp_path / "model.gguf")
+    assert "is no importance matrix" in tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), expect=3).stderr
     recipe["export"][0]["quant"] = "q8_0"
     assert "no effect on this format" in tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), expect=2).stderr
     assert not output.exists() and not (tmp_path / "run" / "final").exists()

@@ -187,8 +187,6 @@ void check_exports(const Recipe& recipe, const BaseModel& base) {
   for (const ExportOptions& options : recipe.exports) {
     check_output({.model = base.path}, options.format, output_in(recipe, options));
     check_format(options, base);
-    if (!options.imatrix.empty() && !fs::exists(options.imatrix))
-      throw Error{Fault::data, {options.imatrix}, "there is no such file", "check export[].imatrix"};
     if (options.check) check_vllm(base.config, recipe.adapter);
   }
   if (recipe.adapter.type == AdapterType::none) check_tokenizer_files(base);  // final/ is a whole model

@@ -86,6 +86,16 @@ ImportanceMatrix measure_importance(const Recipe& trained, const ExportSource& s
   return matrix;
 }
 
+void check_calibration(const Recipe& recipe) {
+  for (const ExportOptions& wanted : recipe.exports) {
+    const std::filesystem::path path = wanted.imatrix;
+    if (path.extension() == ".gguf")
+      read_importance_matrix(path, open_base_model(recipe.model.base_model).config);
+    else if (!path.empty())
+      open_inputs(calibrated_on(recipe, path), Purpose::evaluation);
+  }
+}
+
 ImportanceMatrix importance_matrix(const Recipe& trained, const ExportSource& source,
                                    const std::filesystem::path& path) {
   if (path.extension() == ".gguf")

@@ -43,19 +43,30 @@ void add_sizes(const ModelConfig& config, Finding& finding) {
                                              {"tie_word_embeddings", config.tie_word_embeddings}});
 }
 
+/// Empty, too, where weights lie without a tokenizer.
+std::string template_of(const fs::path& model) {
+  try {
+    return open_tokenizer(model)->chat_template;
+  } catch (const Error&) {
+    return "";
+  }
+}
+
 Finding of_model(const fs::path& path) {
   const BaseModel base = open_base_model(path);
   Finding finding{.kind = "model, Hugging Face folder", .tensors = base.weights->tensors()};
   add_sizes(base.config, finding);
-  finding.facts.emplace_back("chat_template", open_tokenizer(base.path)->chat_template);
+  finding.facts.emplace_back("chat_template", template_of(base.path));
   return finding;
 }
 
 // Any GGUF: a model that we could tune, an adapter, or something that we can only list.
 Finding of_gguf(const fs::path& path) {
   const GgufFile file(path);
-  const bool adapter = file.text("general.type", "model") == "adapter";
-  Finding finding{.kind = adapter ? "adapter, GGUF" : "model, GGUF"};
+  const std::string type = file.text("general.type", "model");
+  const bool adapter = type == "adapter";
+  Finding finding{.kind = adapter ? "adapter, GGUF" : type == "imatrix" ? "importance matrix, GGUF" : "model, GGUF"};
+  if (file.has("imatrix.datasets")) finding.facts.emplace_back("imatrix.datasets", file.texts("imatrix.datasets"));
   for (const char* key : {"general.name", "general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre"})
     if (file.has(key)) finding.facts.emplace_back(key, file.text(key));
   if (adapter && file.has("adapter.lora.alpha"))

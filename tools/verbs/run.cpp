@@ -103,6 +103,7 @@ int run_verb(const std::vector<std::string>& arguments) {
     return 0;
   }
   check_exports(recipe, open_base_model(recipe.model.base_model));
+  check_calibration(recipe);
   const RunResult result = run_training(recipe, resume_option(values["resume"].as<std::string>()));
   if (result.interrupted) {
     tell("stopped after step {}; the same command {}\n", result.steps,

@@ -37,7 +37,7 @@ ExportSource source_argument(const po::variables_map& values) {
 
 Recipe trained_model(const ExportSource& source) {
   Recipe recipe;
-  recipe.data.chat_template = "none";
+  recipe.data.chat_template = source.chat_template.empty() ? "none" : source.chat_template;
   if (!source.recipe_file.empty()) recipe = read_recipe(source.recipe_file);
   recipe.model.base_model = source.model.string();
   choose_adapter(recipe, source.adapter ? source.adapter->string() : "none");
