@@ -14,7 +14,8 @@ namespace tune {
 ImportanceMatrix measure_importance(const Recipe& trained, const ExportSource& source,
                                     const std::filesystem::path& data);
 
-/// Before a run: errors of importance_matrix() for each that an export of the recipe names, as far as they can be known.
+/// Before a run: errors of importance_matrix() for each that an export of the recipe names, as far as they can be
+/// known.
 void check_calibration(const Recipe& recipe);
 
 /// What --imatrix and export[].imatrix name: a .gguf that holds a matrix, or data to measure it on.
