@@ -75,29 +75,41 @@ class OnnxDecoderWeights : public WeightSource {
   const std::vector<TensorInfo>& tensors() const override { return infos_; }
 
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override {
-    const auto found = stored_.find(std::string(name));
-    TUNE_CHECK(found != stored_.end(), "no tensor {} in {}", name, file_.path().string());
-    const OnnxStoredWeight& weight = found->second;
+    const OnnxStoredWeight& weight = stored(name);
+    read_rows(name, 0, weight.shape[0], dtype, destination);
+    file_.release(weight.values);
+  }
+
+  void read_rows(std::string_view name, std::int64_t from, std::int64_t wanted, Dtype dtype,
+                 std::span<std::byte> destination) const override {
+    const OnnxStoredWeight& weight = stored(name);
     file_.check_unchanged();
     const std::optional<Factors> factors = factors_of(weight.name);
     const std::int64_t columns = weight.shape.size() == 2 ? weight.shape[1] : 1;
     const std::size_t row_bytes = static_cast<std::size_t>(columns) * element_bytes(dtype);
-    TUNE_CHECK(destination.size() == static_cast<std::size_t>(weight.shape[0]) * row_bytes, "{} bytes for {}",
+    TUNE_CHECK(from >= 0 && wanted >= 0 && from + wanted <= weight.shape[0], "rows {} to {} of {}", from, from + wanted,
+               name);
+    TUNE_CHECK(destination.size() == static_cast<std::size_t>(wanted) * row_bytes, "{} bytes for {}",
                destination.size(), name);
     std::vector<float> rows;
-    for (std::int64_t first = 0; first < weight.shape[0]; first += kRows) {
-      const std::int64_t count = std::min(kRows, weight.shape[0] - first);
+    for (std::int64_t first = 0; first < wanted; first += kRows) {
+      const std::int64_t count = std::min(kRows, wanted - first);
       rows.resize(static_cast<std::size_t>(count * columns));
-      read_weight_rows(weight, first, count, rows);
-      if (factors) factors->add_to(first, count, rows);
+      read_weight_rows(weight, from + first, count, rows);
+      if (factors) factors->add_to(from + first, count, rows);
       convert_elements("F32", std::as_bytes(std::span(rows)), dtype,
                        destination.subspan(static_cast<std::size_t>(first) * row_bytes,
                                            static_cast<std::size_t>(count) * row_bytes));
     }
-    file_.release(weight.values);
   }
 
  private:
+  const OnnxStoredWeight& stored(std::string_view name) const {
+    const auto found = stored_.find(std::string(name));
+    TUNE_CHECK(found != stored_.end(), "no tensor {} in {}", name, file_.path().string());
+    return found->second;
+  }
+
   static constexpr std::int64_t kRows = 64;  // at once: what lies turned is read a few cache lines a column
 
   struct Pair {

@@ -203,6 +203,20 @@ def test_rows_of_q_in_the_wrong_order_are_found(run, tmp_path):
     assert "doesn't answer as what was trained" in said and "don't serve it" in said
 
 
+def test_two_rows_in_each_others_place_are_found(run, tmp_path):
+    """The answers hardly change: each row of the weights is compared, too."""
+    run.export(tmp_path / "m.gguf", "--format", "gguf", "--quant", "q8_0")
+    with open(tmp_path / "m.gguf", "r+b") as file:
+        tensor = next(t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors if t.name == "blk.1.ffn_down.weight")
+        file.seek(tensor.data_offset)
+        rows = np.array(tensor.data)
+        rows[[7, 9]] = rows[[9, 7]]
+        file.write(rows.tobytes())
+    figures, said = run.verify(tmp_path / "m.gguf", expect=5)
+    assert figures[3] < figures[4], "nothing that the divergence shows"
+    assert re.search(r"row [79] of model.layers.1.mlp.down_proj.weight isn't what was trained: it differs by 1\.\d+ of its length", said)
+
+
 def test_the_base_without_its_adapter_is_found(run, tmp_path):
     tune("export", "--format", "gguf", "--quant", "f16", "--model", run.base, "--output", tmp_path / "base.gguf")
     run.verify(tmp_path / "base.gguf", expect=5)

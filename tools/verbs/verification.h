@@ -5,12 +5,14 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "data/loader.h"
 #include "recipes/schema/recipe.h"
 #include "tools/export/export.h"
+#include "tools/verbs/row_error.h"
 
 namespace tune {
 
@@ -20,11 +22,16 @@ struct Comparison {
   double max_logit_difference = 0, mean_logit_difference = 0;
   double kl = 0;  // of the written model's next token from the trained one's, mean over tokens, nats
   double trained_perplexity = 0, written_perplexity = 0;
+  std::optional<RowError> largest_row_error;  // of the weights; not looked at where an adapter was written
 };
 
 /// The greatest mean Kullback-Leibler divergence that rounding to these numbers may cause; beyond it, something else is
 /// wrong. Several times what models of 100 million weights show, who suffer more than large ones.
 double kl_tolerance(const ExportOptions& options);
+
+/// The greatest difference of a row of weights, of its length, that rounding to these numbers may cause. Beyond it,
+/// something else is wrong.
+double row_tolerance(const ExportOptions& options);
 
 /// What the trained model says, kept, so that several exports can be held against it.
 class Verifier {
@@ -41,7 +48,10 @@ class Verifier {
   std::vector<at::Tensor> answers_of(const Recipe& recipe, const ModelConfig& config,
                                      const WeightSource& weights) const;
 
+  RowError row_error_of(const BaseModel& written) const;
+
   Recipe trained_;
+  std::optional<std::filesystem::path> replaced_;  // folder whose weights were trained, in place of the base's
   std::int64_t vocab_size_ = 0;
   std::vector<std::vector<std::int32_t>> texts_;
   std::vector<at::Tensor> answers_;  // of each text, logits [tokens, vocab] fp32
