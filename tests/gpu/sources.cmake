@@ -3,7 +3,8 @@ file(GLOB gpu_sources RELATIVE ${root} CONFIGURE_DEPENDS ${root}/train/kernels/*
      ${root}/train/optim/*.cpp ${root}/train/objectives/*.cpp ${root}/train/plan/*.cpp ${root}/checkpoints/files/*.cpp
      ${root}/checkpoints/safetensors/*.cpp ${root}/checkpoints/peft/*.cpp)
 list(FILTER gpu_sources EXCLUDE REGEX "(no_cuda|hash)\\.cpp$")
-list(APPEND gpu_sources train/model/decoder.cpp train/model/layer.cpp train/model/linear.cpp train/model/load.cpp
-     train/model/mlp.cpp train/model/overflow.cpp train/model/router.cpp train/non_finite.cpp train/step.cpp train/stop.cpp train/device.cpp checkpoints/weights.cpp
-     checkpoints/huggingface/convert.cpp checkpoints/huggingface/model_tensors.cpp data/batch.cpp data/loader.cpp data/mixing.cpp data/order.cpp data/packing.cpp
-     recipes/schema/error.cpp)
+list(APPEND gpu_sources train/model/decoder.cpp train/model/input_statistics.cpp train/model/layer.cpp
+     train/model/linear.cpp train/model/load.cpp train/model/mlp.cpp train/model/overflow.cpp train/model/router.cpp
+     train/non_finite.cpp train/step.cpp train/stop.cpp train/device.cpp checkpoints/weights.cpp
+     checkpoints/huggingface/convert.cpp checkpoints/huggingface/model_tensors.cpp data/batch.cpp data/loader.cpp
+     data/mixing.cpp data/order.cpp data/packing.cpp recipes/schema/error.cpp)
