@@ -22,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 BINARY = Path(os.environ.get("TUNE_BINARY", Path(__file__).resolve().parents[2] / "build" / "tune"))
 SHAPE = dict(hidden_size=2048, num_attention_heads=32, num_key_value_heads=4, intermediate_size=5632)
-CASES = ["f16", "q8_0", "q4_k_m", "q6_k", "onnx"]
+CASES = ["f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0", "onnx"]
 
 
 def size_of(path):
@@ -54,7 +54,7 @@ def commands(case, model, exact, place, peers):
         converter = [sys.executable, peers.llama_cpp / "convert_hf_to_gguf.py", model, "--outtype", case, "--outfile", theirs]
         result["convert_hf_to_gguf"] = (converter, theirs)
     if case != "onnx" and case != "f16" and peers.llama_quantize:
-        kind = {"q4_k_m": "Q4_K_M"}.get(case, case.upper())
+        kind = case.upper()
         result["llama-quantize"] = ([peers.llama_quantize, exact, theirs, kind, str(os.cpu_count())], theirs)
     if case == "onnx" and peers.optimum:
         command = [peers.optimum, "export", "onnx", "--model", model, "--task", "text-generation-with-past", theirs]
