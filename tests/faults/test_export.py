@@ -41,6 +41,11 @@ def test_an_adapter_of_another_training_of_the_same_model(place):
     assert "was trained on another model" in export("--format", "hf", "--run", run, "--output", place.root / "y", expect=DATA).stderr
 
 
+def test_another_base_without_an_adapter(place):
+    done = export("--format", "hf", "--model", place.model, "--output", place.root / "x", "--other-base", expect=RECIPE)
+    assert "--other-base goes with an adapter" in done.stderr and not (place.root / "x").exists()
+
+
 def test_an_export_of_a_damaged_checkpoint(place):
     tune("run", "--recipe", write_recipe(place.root / "recipe.yaml", place.recipe))
     checkpoint, output = place.root / "run" / "checkpoint-4", place.root / "x"

@@ -178,6 +178,7 @@ def test_experts_have_columns_of_their_own(tiny, tmp_path):
         files.append(tmp_path / f"{quant}.gguf")
         tune("export", "--format", "gguf", "--quant", quant, "--model", model, "--output", files[-1], *more)
     check_bytes(tensors_of(files[0]), tensors_of(files[1]), matrix)
+    assert gguf.GGUFReader(files[1]).fields["quantize.imatrix.entries_count"].contents() == len(matrix) // 2 == 2 * 7
 
 
 def test_what_is_no_matrix_of_this_model_is_refused(run, tiny, tmp_path):
@@ -194,7 +195,8 @@ def test_what_is_no_matrix_of_this_model_is_refused(run, tiny, tmp_path):
     assert "was written by no export" in tune("imatrix", *other[:2], "--output", tmp_path / "mine.gguf", expect=2).stderr
     recipe = recipe_for(run.base, run.calibration, tmp_path / "run")
     recipe["export"] = [{"format": "gguf", "quant": "q4_0", "imatrix": "nowhere.jsonl"}]
-    assert "nowhere.jsonl" in tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), expect=3).stderr
+    for verb in ("run", "plan"):
+        assert "nowhere.jsonl" in tune(verb, "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), expect=3).stderr
     recipe["export"][0]["imatrix"] = str(tmp_path / "model.gguf")
     assert "is no importance matrix" in tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), expect=3).stderr
     recipe["export"][0]["quant"] = "q8_0"

@@ -1,129 +1,26 @@
 """ONNX exports, checked by onnx and run by onnxruntime and onnxruntime-genai, against transformers on the same weights."""
 
 import json
-import os
-
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import onnx
-import onnxruntime
 import onnxruntime_genai
 import pytest
 import sentencepiece
 import torch
 from onnx import numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaTokenizer
+from transformers import LlamaTokenizer
 
-from conftest import SEED
-from tune_program import QUICKSTART, ROOT, peak_memory, recipe_for, tune, write_chats, write_recipe
+from onnx_decoder import LOGITS, MODELS, ROWS, Onnx, batch, difference, exported, genai_answers, judged, transformers_model, until_end  # noqa: F401
+from tune_program import QUICKSTART, ROOT, peak_memory, tune
 
-LOGITS = 1e-4
-MODELS = {"llama-mha": {}, "llama-gqa": {}, "llama-gqa-tied": {"hidden_size": 128}, "mistral-window": {}, "mixtral": {}}
 DENSE = [name for name in MODELS if name != "mixtral"]
 FLAVOURS = [("standard", name) for name in MODELS] + [("genai", name) for name in DENSE]
-EXACT = {"session.qdq_matmulnbits_accuracy_level": "0"}  # onnxruntime rounds activations to 8 bits unless it is told not to
-ROWS, LENGTH, PADDING = 2, 26, 5  # longer than the window of 7
-
-
-def transformers_model(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-
-
-@pytest.fixture(scope="module")
-def exported(tiny, tmp_path_factory):
-    """exported(name, flavour, quant, ...) is the folder of that export, made once."""
-    folders = {}
-
-    def make(name, flavour="standard", quant="f32", *more):
-        key = (name, flavour, quant, *map(str, more))
-        if key not in folders:
-            output = tmp_path_factory.mktemp("onnx") / "model"
-            arguments = ["--format", "onnx", "--flavour", flavour, "--quant", quant, *more, "--output", output]
-            tune("export", "--model", tiny(name, **MODELS[name]), *arguments)
-            folders[key] = output
-        return folders[key]
-
-    return make
-
-
-class Onnx:
-    """A decoder with its cache, driven through optimum's names."""
-
-    def __init__(self, folder, file="model.onnx", config=EXACT, adapter=None):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        for key, value in config.items():
-            options.add_session_config_entry(key, value)
-        self.session = onnxruntime.InferenceSession(folder / file, options, providers=["CPUExecutionProvider"])
-        self.inputs = {value.name: value for value in self.session.get_inputs()}
-        self.outputs = [value.name for value in self.session.get_outputs()]
-        self.run_options = onnxruntime.RunOptions()
-        if adapter:
-            self.adapter = onnxruntime.LoraAdapter()
-            self.adapter.Load(str(adapter))
-            self.run_options.add_active_adapter(self.adapter)
-
-    def empty_past(self, rows):
-        kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-        return {
-            name: np.zeros((rows, value.shape[1], 0, value.shape[3]), kinds[value.type])
-            for name, value in self.inputs.items()
-            if name.startswith("past_key_values.")
-        }
-
-    def step(self, ids, mask, positions, past):
-        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **past}
-        feeds = {name: np.asarray(value) for name, value in feeds.items() if name in self.inputs}
-        values = dict(zip(self.outputs, self.session.run(self.outputs, feeds, self.run_options)))
-        return values.pop("logits"), {name.replace("present", "past_key_values"): value for name, value in values.items()}
-
-    def logits(self, ids, mask, cuts=()):
-        """Of all tokens, given in pieces that begin at `cuts`."""
-        positions, past, pieces = positions_of(mask), self.empty_past(len(ids)), []
-        edges = [0, *cuts, ids.shape[1]]
-        for begin, end in zip(edges, edges[1:]):
-            piece, past = self.step(ids[:, begin:end], mask[:, :end], positions[:, begin:end], past)
-            pieces.append(piece)
-        return np.concatenate(pieces, 1)
-
-    def generate(self, ids, mask, count):
-        past, new, tokens = self.empty_past(len(ids)), ids, []
-        for _ in range(count):
-            logits, past = self.step(new, mask, positions_of(mask)[:, -new.shape[1] :], past)
-            new = torch.from_numpy(logits[:, -1].argmax(-1))[:, None]
-            mask = torch.cat([mask, torch.ones_like(new)], 1)
-            tokens.append(new)
-        return torch.cat(tokens, 1)
-
-
-def positions_of(mask):
-    return (mask.cumsum(1) - 1).clamp(min=0)
-
-
-def batch(side, rows=ROWS, length=LENGTH):
-    """Random tokens; the first row has padding on that side, or on none."""
-    ids = torch.randint(3, 32000, (rows, length), generator=torch.Generator().manual_seed(SEED))
-    mask = torch.ones_like(ids)
-    if side:
-        mask[0, slice(0, PADDING) if side == "left" else slice(-PADDING, None)] = 0
-    return ids, mask
-
-
-def judged(model, ids, mask):
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask, position_ids=positions_of(mask)).logits.numpy()
-
-
-def difference(ours, theirs, mask):
-    real = mask.bool().numpy()
-    assert np.isfinite(ours).all()
-    return np.abs(ours - theirs)[real].max()
 
 
 # ---- fp32 ----
@@ -329,27 +226,6 @@ def test_greedy_search_is_that_of_tune_generate(exported, answers, tiny):
         assert said.stdout == tokenizer.decode(tokens) + "\n"
 
 
-def genai_answers(folder, prompts, count, adapter=None):
-    model = onnxruntime_genai.Model(str(folder))
-    adapters = onnxruntime_genai.Adapters(model) if adapter else None
-    if adapter:
-        adapters.load(str(adapter), "tuned")
-    for ids in prompts:
-        parameters = onnxruntime_genai.GeneratorParams(model)
-        parameters.set_search_options(max_length=len(ids) + count, do_sample=False)
-        generator = onnxruntime_genai.Generator(model, parameters)
-        if adapter:
-            generator.set_active_adapter(adapters, "tuned")
-        generator.append_tokens(ids)
-        while not generator.is_done():
-            generator.generate_next_token()
-        yield generator.get_sequence(0)[len(ids) :].tolist()
-
-
-def until_end(tokens):
-    return tokens[: tokens.index(2) + 1] if 2 in tokens else tokens
-
-
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-gqa-tied", "mistral-window"])
 def test_onnxruntime_genai_says_the_same(exported, answers, name):
     prompts, want = answers(name)
@@ -373,144 +249,6 @@ def test_onnxruntime_genai_reads_the_tokenizer(exported, tiny):
         assert tokenizer.encode(text).tolist() == pieces.encode(text)
     tokenizer.update_options(add_special_tokens="true")
     assert tokenizer.encode("hello").tolist() == [1, *pieces.encode("hello")]
-
-
-# ---- adapters ----
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny, tmp_path_factory):
-    """adapter(name) is a PEFT folder on that model, with B far from zero."""
-
-    def make(name):
-        folder = tmp_path_factory.mktemp("adapter")
-        targets = ["q_proj", "v_proj", "o_proj", "down_proj", "up_proj"]
-        model = get_peft_model(transformers_model(tiny(name, **MODELS[name])), LoraConfig(r=4, lora_alpha=8, target_modules=targets))
-        generator = torch.Generator().manual_seed(SEED)
-        for key, value in model.named_parameters():
-            if "lora_" in key:
-                value.data.normal_(0, 0.1, generator=generator)
-        model.save_pretrained(folder)
-        return folder
-
-    return make
-
-
-@pytest.mark.parametrize("flavour", ["standard", "genai"])
-def test_an_adapter_is_merged_or_loaded_at_run_time(tiny, adapter, tmp_path, flavour):
-    base, tuned = tiny("llama-gqa"), adapter("llama-gqa")
-    ids, mask = batch(None)
-    want_base = judged(transformers_model(base), ids, mask)
-    want = judged(PeftModel.from_pretrained(transformers_model(base), tuned), ids, mask)
-    assert np.abs(want - want_base).max() > 1, "the adapter does nothing, so nothing is judged"
-    arguments = ["export", "--format", "onnx", "--flavour", flavour, "--quant", "f32", "--model", base, "--adapter", tuned]
-    tune(*arguments, "--output", tmp_path / "merged")
-    tune(*arguments, "--separate-adapter", "--output", tmp_path / "apart")
-    assert difference(Onnx(tmp_path / "merged").logits(ids, mask), want, mask) <= LOGITS
-    assert difference(Onnx(tmp_path / "apart").logits(ids, mask), want_base, mask) <= LOGITS
-    file = tmp_path / "apart" / "adapter.onnx_adapter"
-    assert difference(Onnx(tmp_path / "apart", adapter=file).logits(ids, mask), want, mask) <= LOGITS
-    read = onnxruntime.AdapterFormat.read_adapter(str(file))
-    assert len(read.get_parameters()) == 2 * 5 * 3
-    if flavour == "standard":
-        onnx.checker.check_model(str(tmp_path / "apart" / "model.onnx"), full_check=True)
-        return
-    prompts = [ids[0].tolist()]
-    merged = list(genai_answers(tmp_path / "merged", prompts, 16))
-    assert list(genai_answers(tmp_path / "apart", prompts, 16, adapter=file)) == merged
-    assert list(genai_answers(tmp_path / "apart", prompts, 16)) != merged
-
-
-@pytest.mark.parametrize("name", ["llama-gqa", "mixtral"])
-def test_a_run_hands_over_onnx(tiny, rng, tmp_path, name):
-    rows = write_chats(tmp_path / "rows.jsonl", rng, 6)
-    wanted = [{"format": "onnx", "quant": "f32"}, {"format": "onnx", "quant": "f32", "separate_adapter": True}]
-    if name != "mixtral":
-        wanted.append({"format": "onnx", "flavour": "genai", "quant": "int4"})
-    recipe = recipe_for(tiny(name), rows, tmp_path / "run", export=wanted, train={"max_steps": 2, "learning_rate": 2e-2})
-    tune("run", "--recipe", write_recipe(tmp_path / "recipe.yaml", recipe))
-    exports = tmp_path / "run" / "export"
-    ids, mask = batch("left")
-    merged = Onnx(exports / "onnx-standard-f32").logits(ids, mask)
-    assert difference(merged, judged(transformers_model(tiny(name)), ids, mask), mask) > 0.1, "the adapter does nothing"
-    apart = exports / "onnx-standard-f32-adapter"
-    assert difference(Onnx(apart, adapter=apart / "adapter.onnx_adapter").logits(ids, mask), merged, mask) <= LOGITS
-    if name == "mixtral":
-        return
-    template = (exports / "onnx-genai-int4" / "chat_template.jinja").read_text()
-    assert "<|assistant|>" in template
-    files = set(os.listdir(exports / "onnx-genai-int4"))
-    assert files >= {"config.json", "generation_config.json", "genai_config.json", "tokenizer.json", "tokenizer_config.json"}
-
-
-# ---- inspect, and what can't be ----
-
-
-def test_inspect_says_what_is_there_and_whether_it_is_whole(exported, tmp_path):
-    folder = exported("llama-gqa", "genai", "int4")
-    found = json.loads(tune("inspect", folder, "--json").stdout)
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
-    assert found["kind"] == "model, ONNX" and found["metadata tune.quant"] == "int4" and found["opset com.microsoft"] == 1
-    assert found["inputs"][0] == "input_ids INT64 [batch_size, sequence_length]"
-    assert found["operators"]["com.microsoft.GroupQueryAttention"] == 3
-    assert sum(found["operators"].values()) == len(model.graph.node)
-    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    assert {tensor["name"]: tensor["shape"] for tensor in found["tensors"]} == shapes
-    assert found["bytes"]["UINT8"] == sum(tensor["bytes"] for tensor in found["tensors"] if tensor["dtype"] == "UINT8")
-    shutil.copytree(folder, tmp_path / "cut")
-    data = tmp_path / "cut" / "model.onnx.data"
-    os.truncate(data, data.stat().st_size - 100)
-    assert "model.onnx.data: is cut off: tensor " in tune("inspect", tmp_path / "cut", expect=3).stderr
-    data.unlink()
-    assert "model.onnx.data: is missing" in tune("inspect", tmp_path / "cut", expect=3).stderr
-    os.truncate(tmp_path / "cut" / "model.onnx", 3000)
-    assert "is no ONNX model, or a damaged one" in tune("inspect", tmp_path / "cut" / "model.onnx", expect=3).stderr
-
-
-def test_inspect_reads_models_of_others(tmp_path):
-    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n"])
-    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
-    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])  # float_data
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weight])
-    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
-    found = json.loads(tune("inspect", tmp_path / "m.onnx", "--json").stdout)
-    assert found["operators"] == {"Add": 1} and found["tensors"] == [{"name": "w", "dtype": "FLOAT", "shape": [2], "bytes": 0}]
-
-
-def test_what_can_not_be_is_refused(tiny, tmp_path):
-    output = tmp_path / "out"
-
-    def refused(*arguments, code=2, model="llama-gqa"):
-        said = tune("export", *arguments, "--model", tiny(model, **MODELS.get(model, {})), "--output", output, expect=code).stderr
-        assert not output.exists() and not list(tmp_path.glob(".out*")), sorted(tmp_path.iterdir())
-        return said
-
-    said = refused("--format", "onnx", "--flavour", "genai", model="mixtral")
-    assert "onnxruntime-genai knows no model type mixtral" in said and "flavour standard" in said
-    said = refused("--format", "onnx", "--flavour", "genai", model="tinyllama")
-    assert "head_dim is 8; flavour genai needs a multiple of 16" in said
-    assert "--flavour is genie; it may be standard or genai" in refused("--format", "onnx", "--flavour", "genie")
-    assert "quant is q8_0 with format onnx; q8_0 goes with gguf" in refused("--format", "onnx", "--quant", "q8_0")
-    assert "quant is int4 with format hf; int4 goes with onnx" in refused("--format", "hf", "--quant", "int4")
-    assert "quant is int8 with format gguf; int8 goes with onnx" in refused("--format", "gguf", "--quant", "int8")
-    assert "--flavour goes with onnx" in refused("--format", "gguf", "--flavour", "genai")
-    assert "there is no adapter to keep apart" in refused("--format", "onnx", "--separate-adapter")
-    output.mkdir()
-    (output / "mine.txt").write_text("mine")
-    said = tune("export", "--format", "onnx", "--model", tiny("llama-gqa"), "--output", output, expect=2).stderr
-    assert "was written by no export" in said and (output / "mine.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize("flavour, quant", [("standard", "f32"), ("standard", "int4"), ("genai", "int8")])
-def test_numbers_that_are_none_are_refused(tiny, tmp_path, flavour, quant):
-    shutil.copytree(tiny("llama-gqa"), tmp_path / "base")
-    weights = load_file(tmp_path / "base" / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][7, 3] = float("nan")
-    save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
-    arguments = ["--format", "onnx", "--flavour", flavour, "--quant", quant, "--model", tmp_path / "base"]
-    said = tune("export", *arguments, "--output", tmp_path / "out", expect=3).stderr
-    assert "tensor model.layers.1.mlp.up_proj.weight holds nan in row 7" in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
 
 
 # ---- what the documentation says ----

@@ -10,7 +10,8 @@ import onnxruntime
 import pytest
 import torch
 
-from judge_onnx import Onnx, without_rounding
+from judge_onnx import without_rounding
+from onnx_decoder import Onnx
 from judge_verify import SAID, Run, assert_same, compared
 from tune_program import recipe_for, tune, write_recipe
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <set>
 
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/files/split.h"
@@ -77,7 +78,9 @@ void append_model(const ModelConfig& config, GgufMetadata& metadata) {
 void append_importance(const ImportanceMatrix& matrix, GgufMetadata& metadata) {
   if (matrix.empty()) return;
   metadata.emplace_back("quantize.imatrix.dataset", matrix.dataset);
-  metadata.emplace_back("quantize.imatrix.entries_count", static_cast<std::uint32_t>(matrix.of_weight.size()));
+  std::set<std::string> entries;  // experts are one, stacked
+  for (const auto& [weight, columns] : matrix.of_weight) entries.insert(gguf_name(weight).value());
+  metadata.emplace_back("quantize.imatrix.entries_count", static_cast<std::uint32_t>(entries.size()));
   metadata.emplace_back("quantize.imatrix.chunks_count", static_cast<std::uint32_t>(matrix.rows));
 }
 

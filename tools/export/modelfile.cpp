@@ -122,10 +122,9 @@ std::string modelfile_text(const Modelfile& modelfile) {
 }
 
 bool is_own_modelfile(const fs::path& path) {
-  std::string line;
-  std::ifstream file(path);
-  std::getline(file, line);
-  return line.starts_with(kMark);
+  std::string begin(kMark.size(), '\0');  // no more: it may be anything, of any size
+  std::ifstream(path).read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  return begin == kMark;
 }
 
 fs::path modelfile_path(const fs::path& gguf) {

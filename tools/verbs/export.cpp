@@ -100,7 +100,10 @@ int export_verb(const std::vector<std::string>& arguments) {
   const ExportSource source = source_argument(values);
   if (wanted.verify && source.adapter && is_gguf_adapter(*source.adapter))
     throw Error{Fault::recipe, {}, "--verify can't load a GGUF adapter to compare with", "leave it out"};
-  if (source.adapter && !is_gguf_adapter(*source.adapter) && values.count("other-base") == 0)
+  const bool other_base = values.count("other-base") != 0;
+  if (other_base && !source.adapter)
+    throw Error{Fault::recipe, {}, "--other-base goes with an adapter, and there is none", "leave it out"};
+  if (source.adapter && !is_gguf_adapter(*source.adapter) && !other_base)
     check_base(*source.adapter, open_base_model(source.model));
   ImportanceMatrix importance;
   if (!wanted.imatrix.empty()) importance = importance_matrix(trained_model(source), source, wanted.imatrix);

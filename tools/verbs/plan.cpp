@@ -7,6 +7,7 @@
 #include "recipes/schema/units.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/calibration.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
 #include "train/device.h"
@@ -67,6 +68,7 @@ void require_room(const Plan& plan, std::int64_t room) {
 Plan checked_plan(const Recipe& recipe) {
   const Inputs inputs = open_inputs(recipe, Purpose::planning);
   check_exports(recipe, inputs.base);
+  check_calibration(recipe);
   const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
   return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
 }

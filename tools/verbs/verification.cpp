@@ -46,52 +46,33 @@ double surprise(const at::Tensor& log_probabilities, const std::vector<std::int3
 
 }  // namespace
 
-double kl_tolerance(const ExportOptions& options) {
-  if (is_adapter(options.format)) return 1e-3;
+// Rows: typical ones show a fifth of it. What bounds it is one large number that others share a scale with: they may
+// round to nothing, but are short beside it.
+Tolerances tolerances_of(const ExportOptions& options) {
+  if (is_adapter(options.format)) return {.kl = 1e-3};
+  // bf16 rounds merged products otherwise, and a close call may send a token to another expert
+  constexpr double kAsComputed = 0.02;
   switch (options.quant.value_or(kDefaultQuant)) {
     case Quant::f32:
+      return {.kl = kAsComputed, .row = 1e-5};
     case Quant::f16:
     case Quant::bf16:
-      return 0.02;  // bf16 rounds merged products otherwise, and a close call may send a token to another expert
+      return {.kl = kAsComputed, .row = 0.01};
     case Quant::q8_0:
-    case Quant::int8:
+      return {.kl = 0.05, .row = 0.05};
     case Quant::q6_k:
-      return 0.05;
-    case Quant::q5_k_m:
-    case Quant::q5_0:
-      return 0.15;
-    case Quant::q4_k_m:
-    case Quant::q4_0:
-    case Quant::int4:
-      return 0.5;
-  }
-  return 0;
-}
-
-// Typical rows show a fifth of it. What bounds it is one large number that others share a scale with: they may round to
-// nothing, but are short beside it.
-double row_tolerance(const ExportOptions& options) {
-  switch (options.quant.value_or(kDefaultQuant)) {
-    case Quant::f32:
-      return 1e-5;
-    case Quant::f16:
-    case Quant::bf16:
-      return 0.01;
-    case Quant::q8_0:
-      return 0.05;
-    case Quant::q6_k:
-      return 0.1;
+      return {.kl = 0.05, .row = 0.1};
     case Quant::int8:  // maybe one scale a row
-      return 0.25;
+      return {.kl = 0.05, .row = 0.25};
     case Quant::q5_k_m:
     case Quant::q5_0:
-      return 0.3;
+      return {.kl = 0.15, .row = 0.3};
     case Quant::q4_k_m:
     case Quant::q4_0:
     case Quant::int4:
-      return 0.5;
+      return {.kl = 0.5, .row = 0.5};
   }
-  return 0;
+  return {};
 }
 
 Verifier::Verifier(const Recipe& trained, const ExportSource& source, const TokenDataset* held_out)
@@ -218,23 +199,24 @@ void verify_export(const ExportOptions& options, const ExportSource& source, con
 }
 
 void tell_comparison(const ExportOptions& options, const std::filesystem::path& written, const Comparison& comparison) {
-  const double tolerance = kl_tolerance(options);
+  const Tolerances tolerances = tolerances_of(options);
   tell(
       "verified {}: {} tokens, logits differ by {:.2g} at most, {:.2g} on average; KL {:.2g} nats a token (may be "
       "{:g}); perplexity {:.4g} -> {:.4g}\n",
       written.string(), comparison.tokens, comparison.max_logit_difference, comparison.mean_logit_difference,
-      comparison.kl, tolerance, comparison.trained_perplexity, comparison.written_perplexity);
-  if (const auto& worst = comparison.largest_row_error; worst && worst->error > 0)
+      comparison.kl, tolerances.kl, comparison.trained_perplexity, comparison.written_perplexity);
+  const std::optional<RowError>& worst = comparison.largest_row_error;
+  if (worst && worst->error > 0)
     tell("weights: rows differ by {:.2g} of their length at most (may be {:g}), in row {} of {}\n", worst->error,
-         row_tolerance(options), worst->row, worst->tensor);
-  if (!(comparison.kl <= tolerance))  // true for NaN
+         tolerances.row, worst->row, worst->tensor);
+  if (!(comparison.kl <= tolerances.kl))  // true for NaN
     throw Error{
         Fault::verification,
         {written.string()},
         fmt::format("doesn't answer as what was trained: KL {:.3g} nats a token, {:g} is what its numbers may cause",
-                    comparison.kl, tolerance),
+                    comparison.kl, tolerances.kl),
         "don't serve it; export again, with more bits if it happens again"};
-  if (const auto& worst = comparison.largest_row_error; worst && !(worst->error <= row_tolerance(options)))
+  if (worst && !(worst->error <= tolerances.row))
     throw Error{Fault::verification,
                 {written.string()},
                 fmt::format("row {} of {} isn't what was trained: it differs by {:.3g} of its length", worst->row,

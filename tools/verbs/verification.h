@@ -25,13 +25,13 @@ struct Comparison {
   std::optional<RowError> largest_row_error;  // of the weights; not looked at where an adapter was written
 };
 
-/// The greatest mean Kullback-Leibler divergence that rounding to these numbers may cause; beyond it, something else is
-/// wrong. Several times what models of 100 million weights show, who suffer more than large ones.
-double kl_tolerance(const ExportOptions& options);
-
-/// The greatest difference of a row of weights, of its length, that rounding to these numbers may cause. Beyond it,
-/// something else is wrong.
-double row_tolerance(const ExportOptions& options);
+/// What rounding to an export's numbers may cause; beyond it, something else is wrong. Several times what models of 100
+/// million weights show, who suffer more than large ones.
+struct Tolerances {
+  double kl = 0;   // mean Kullback-Leibler divergence, nats a token
+  double row = 0;  // greatest difference of a row of weights, of its length; not looked at for adapters
+};
+Tolerances tolerances_of(const ExportOptions& options);
 
 /// What the trained model says, kept, so that several exports can be held against it.
 class Verifier {
