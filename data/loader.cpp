@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "data/dealing.h"
 #include "recipes/schema/error.h"
 
 namespace tune {
@@ -31,9 +33,15 @@ std::vector<MixedSource> mixed_sources(const TokenDataset& dataset, const std::v
 
 }  // namespace
 
-Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train)
-    : dataset_(dataset), data_(data), train_(train), sources_(mixed_sources(dataset, data.datasets)) {
-  TUNE_CHECK(train.per_device_train_batch_size > 0 && train.gradient_accumulation_steps > 0, "batch sizes not derived");
+Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train, std::int64_t ranks)
+    : dataset_(dataset), data_(data), train_(train), ranks_(ranks), sources_(mixed_sources(dataset, data.datasets)) {
+  TUNE_CHECK(train.per_device_train_batch_size > 0 && train.global_batch_size > 0, "batch sizes not derived");
+  if (train.global_batch_size < ranks)
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("a step has {} rows (train.global_batch_size), but there are {} ranks",
+                            train.global_batch_size, ranks),
+                "start fewer ranks, or raise train.global_batch_size"};
   const double epochs = train_.num_train_epochs;
   const auto wanted = [&] {
     const auto whole = static_cast<double>(epochs_.size());
@@ -46,10 +54,6 @@ Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const Train
   const Epoch& last = epochs_.back();
   const double share_of_last = std::min(1.0, epochs - static_cast<double>(last.number));
   total_steps_ = train_.max_steps > 0 ? train_.max_steps : last.first_step + steps_in(share_of_last, last.steps);
-}
-
-std::int64_t Loader::slots_per_step() const {
-  return train_.per_device_train_batch_size * train_.gradient_accumulation_steps;
 }
 
 std::vector<Slot> Loader::slots_of(std::int64_t epoch) const {
@@ -75,13 +79,25 @@ void Loader::add_epoch(const std::vector<Slot>& slots) {
   Epoch epoch;
   epoch.number = static_cast<std::int64_t>(epochs_.size());
   if (!epochs_.empty()) epoch.first_step = epochs_.back().first_step + epochs_.back().steps;
-  epoch.steps = ceil_div(static_cast<std::int64_t>(slots.size()), slots_per_step());
-  std::int64_t micro_batch_tokens = 0;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) micro_batch_tokens = 0;
-    for (const std::int64_t row : slots[i]) micro_batch_tokens += dataset_.length(row);
-    max_micro_batch_tokens_ = std::max(max_micro_batch_tokens_, micro_batch_tokens);
-    for (const std::int64_t row : slots[i]) epoch.tokens += dataset_.length(row);
+  epoch.steps = ceil_div(static_cast<std::int64_t>(slots.size()), train_.global_batch_size);
+  const std::span<const Slot> all = slots;
+  const auto count = static_cast<std::int64_t>(slots.size());
+  const auto tokens_of = [&](const Slot& slot) {
+    return std::accumulate(slot.begin(), slot.end(), std::int64_t{0},
+                           [&](std::int64_t sum, std::int64_t row) { return sum + dataset_.length(row); });
+  };
+  for (std::int64_t begin = 0; begin < count; begin += train_.global_batch_size) {
+    const std::span<const Slot> step = all.subspan(
+        static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(train_.global_batch_size, count - begin)));
+    for (const Slot& slot : step) epoch.tokens += tokens_of(slot);
+    for (const auto& share : shares(step)) {
+      std::int64_t micro_batch_tokens = 0;
+      for (std::size_t i = 0; i < share.size(); ++i) {
+        if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) micro_batch_tokens = 0;
+        micro_batch_tokens += tokens_of(step[static_cast<std::size_t>(share[i])]);
+        max_micro_batch_tokens_ = std::max(max_micro_batch_tokens_, micro_batch_tokens);
+      }
+    }
   }
   epochs_.push_back(epoch);
 }
@@ -104,23 +120,46 @@ double Loader::epoch_at(std::int64_t step) const {
          static_cast<double>(step - epoch.first_step) / static_cast<double>(std::max<std::int64_t>(epoch.steps, 1));
 }
 
-std::vector<PackedBatch> Loader::step(std::int64_t step) const {
+// Indices into `slots`, those of one step, by rank.
+std::vector<std::vector<std::int64_t>> Loader::shares(std::span<const Slot> slots) const {
+  std::vector<double> costs;
+  costs.reserve(slots.size());
+  for (const Slot& slot : slots) {
+    costs.push_back(0);
+    for (const std::int64_t row : slot) costs.back() += cost_of_row(dataset_.length(row));
+  }
+  return deal(costs, ranks_);
+}
+
+StepShare Loader::step(std::int64_t step, std::int64_t rank) const {
   TUNE_CHECK(step < total_steps_, "step {} of {}", step, total_steps_);
+  TUNE_CHECK(rank >= 0 && rank < ranks_, "rank {} of {}", rank, ranks_);
   const Epoch& epoch = epoch_of(step);
   if (epoch.number != current_epoch_) {
     current_slots_ = slots_of(epoch.number);
     current_epoch_ = epoch.number;
   }
   const auto count = static_cast<std::int64_t>(current_slots_.size());
-  const std::int64_t begin = (step - epoch.first_step) * slots_per_step();
-  const std::int64_t end = std::min(begin + slots_per_step(), count);
-  std::vector<PackedBatch> batches;
-  for (std::int64_t i = begin; i < end; ++i) {
-    if ((i - begin) % train_.per_device_train_batch_size == 0) batches.emplace_back();
-    for (const std::int64_t row : current_slots_[static_cast<std::size_t>(i)])
-      append_document(batches.back(), dataset_.row(row));
+  const std::int64_t begin = (step - epoch.first_step) * train_.global_batch_size;
+  const std::span<const Slot> slots =
+      std::span<const Slot>(current_slots_)
+          .subspan(static_cast<std::size_t>(begin),
+                   static_cast<std::size_t>(std::min(train_.global_batch_size, count - begin)));
+  StepShare share;
+  const std::vector<std::int64_t> mine = shares(slots)[static_cast<std::size_t>(rank)];
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) share.micro_batches.emplace_back();
+    for (const std::int64_t row : slots[static_cast<std::size_t>(mine[i])])
+      append_document(share.micro_batches.back(), dataset_.row(row));
   }
-  return batches;
+  for (const Slot& slot : slots) {
+    for (const std::int64_t row : slot) {
+      const RowView view = dataset_.row(row);
+      share.tokens += static_cast<std::int64_t>(view.ids.size());
+      share.trained_tokens += trained_tokens(view);
+    }
+  }
+  return share;
 }
 
 namespace {

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "data/batch.h"
@@ -22,15 +23,24 @@ class TokenDataset {
   virtual std::int64_t length(std::int64_t index) const { return static_cast<std::int64_t>(row(index).ids.size()); }
 };
 
+/// One rank's part of an optimizer step, and what the step is in all.
+struct StepShare {
+  std::vector<PackedBatch> micro_batches;  // none where the last step of an epoch has fewer slots than ranks
+  std::int64_t tokens = 0;                 // of all ranks
+  std::int64_t trained_tokens = 0;         // of all ranks
+};
+
 /// Deals the rows out. What an optimizer step sees is a pure function of (data set, options, seed, step): the position
 /// in the data is the step number, so there is no other state to save. For one thread.
 ///
 /// A slot is up to max_length tokens of packed rows, or one row without packing; a micro-batch is
-/// per_device_train_batch_size slots end to end; a step is gradient_accumulation_steps micro-batches of one epoch.
+/// per_device_train_batch_size slots end to end; a step is global_batch_size slots of one epoch, however many ranks
+/// share them: each is dealt a part of nearly equal work (data/dealing.h).
 class Loader {
  public:
-  /// The data set must outlive the loader. Error{Fault::data} when there is no row.
-  Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train);
+  /// The data set must outlive the loader. Error{Fault::data} when there is no row, Error{Fault::recipe} when a step
+  /// has fewer slots than there are ranks.
+  Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train, std::int64_t ranks = 1);
 
   /// Optimizer steps of the whole run (max_steps, or all epochs, the last step of an epoch may be short).
   std::int64_t total_steps() const;
@@ -38,10 +48,12 @@ class Loader {
   std::int64_t tokens_per_epoch() const;
   double epoch_at(std::int64_t step) const;  // 1.5 = in the middle of the second epoch
 
-  /// The micro-batches of optimizer step `step` (from 0), at most gradient_accumulation_steps of them.
-  std::vector<PackedBatch> step(std::int64_t step) const;
+  std::int64_t ranks() const { return ranks_; }
 
-  /// Tokens of the largest micro-batch of the run: what memory has to be planned for.
+  /// What is dealt to `rank` in optimizer step `step` (from 0).
+  StepShare step(std::int64_t step, std::int64_t rank = 0) const;
+
+  /// Tokens of the largest micro-batch of any rank: what memory has to be planned for.
   std::int64_t max_micro_batch_tokens() const;
 
  private:
@@ -54,11 +66,12 @@ class Loader {
   std::vector<Slot> slots_of(std::int64_t epoch) const;
   const Epoch& epoch_of(std::int64_t step) const;
   void add_epoch(const std::vector<Slot>& slots);
-  std::int64_t slots_per_step() const;
+  std::vector<std::vector<std::int64_t>> shares(std::span<const Slot> slots) const;
 
   const TokenDataset& dataset_;
   const DataOptions data_;
   const TrainOptions train_;
+  const std::int64_t ranks_;
   std::vector<MixedSource> sources_;
   std::vector<Epoch> epochs_;
   std::int64_t total_steps_ = 0;

@@ -48,6 +48,10 @@ std::vector<Slot> first_fit(std::span<const std::int64_t> lengths, std::int64_t 
   return slots;
 }
 
+std::int64_t trained_tokens(const RowView& row) {
+  return row.trained.empty() ? 0 : std::count_if(row.trained.begin() + 1, row.trained.end(), [](auto t) { return t != 0; });
+}
+
 void append_document(PackedBatch& batch, const RowView& row) {
   if (batch.document_starts.empty()) batch.document_starts.push_back(0);
   const std::size_t length = row.ids.size();

@@ -16,6 +16,9 @@ using Slot = std::vector<std::int64_t>;
 /// TUNE_CHECK: 0 < length <= capacity.
 std::vector<Slot> first_fit(std::span<const std::int64_t> lengths, std::int64_t capacity);
 
+/// Targets of a document: what append_document() gives a label.
+std::int64_t trained_tokens(const RowView& row);
+
 /// Lays a document behind those already in the batch; they don't see each other.
 void append_document(PackedBatch& batch, const RowView& row);
 

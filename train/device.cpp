@@ -5,6 +5,9 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
 
+#include <sched.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -14,8 +17,26 @@
 #include "train/plan/process.h"
 
 namespace tune {
+namespace {
+
+std::int64_t local_rank = 0;
+
+}  // namespace
+
+std::int64_t visible_gpus() { return at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0; }
+
+void choose_gpu(std::int64_t number) { local_rank = number; }
+
+void share_cores(std::int64_t local_ranks) {
+  cpu_set_t allowed;
+  const int cores = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : at::get_num_threads();
+  const int share = std::max(1, static_cast<int>(cores / local_ranks));
+  if (at::get_num_threads() > share) at::set_num_threads(share);
+}
+
 std::string chosen_device(Device wanted) {
-  const bool found = at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
+  const std::int64_t gpus = visible_gpus();
+  const bool found = gpus > 0;
   if (wanted == Device::cuda && !found)
     throw Error{Fault::recipe,
                 {},  // hasCUDA would say no as well where the program has CUDA and the machine no GPU
@@ -23,7 +44,13 @@ std::string chosen_device(Device wanted) {
                                                 : "train.device is cuda, but this program was built without CUDA",
                 "run `tune doctor` to see what is missing, or set train.device: cpu"};
   if (!found || wanted == Device::cpu) return "cpu";
-  const cuda::DeviceFacts facts = cuda::device_facts(at::Device("cuda:0"));
+  if (gpus > 1 && local_rank >= gpus)
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("local rank {} has no GPU: {} are visible", local_rank, gpus),
+                "start as many ranks a host as it has GPUs, or set train.device: cpu"};
+  const std::string name = fmt::format("cuda:{}", gpus > 1 ? local_rank : 0);
+  const cuda::DeviceFacts facts = cuda::device_facts(at::Device(name));
   constexpr int kAmpere = 80;  // the first with bf16 products
   if (facts.capability < kAmpere)
     throw Error{Fault::recipe,
@@ -31,7 +58,8 @@ std::string chosen_device(Device wanted) {
                 fmt::format("{} has compute capability {}.{}; 8.0 is needed", facts.name, facts.capability / 10,
                             facts.capability % 10),
                 "choose another card with CUDA_VISIBLE_DEVICES, or set train.device: cpu"};
-  return "cuda:0";
+  cuda::use_device(at::Device(name));
+  return name;
 }
 
 bool gpu_expected() {

@@ -8,6 +8,7 @@
 #include "data/loader.h"
 #include "recipes/schema/recipe.h"
 #include "train/model/decoder.h"
+#include "train/parallel/world.h"
 
 namespace tune {
 
@@ -25,9 +26,10 @@ struct Evaluation {
 };
 
 /// Scores every row of `dataset`, `rows_per_batch` documents and, as far as rows are not longer, `max_tokens` at a
-/// time. `sources` are the data sets it was made from. Nothing when a stop was asked for in between.
+/// time; several ranks share the batches and get the same result. `sources` are the data sets it was made from. Nothing
+/// when a stop was asked for in between, of any rank.
 std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset,
                                    const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch,
-                                   std::int64_t max_tokens = 8192);
+                                   World& world, std::int64_t max_tokens = 8192);
 
 }  // namespace tune

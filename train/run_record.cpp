@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/headeronly/version.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -18,6 +17,7 @@
 #include "train/device.h"
 #include "train/kernels/matmul.h"
 #include "train/model_hash.h"
+#include "train/parallel/rank.h"
 #include "train/revision.h"
 
 namespace tune {
@@ -30,6 +30,7 @@ Recipe without_harmless_keys(Recipe recipe) {
   recipe.file.clear();
   recipe.save = {};
   recipe.logging = {};
+  recipe.distributed = {};
   recipe.exports.clear();
   recipe.output_dir.clear();
   recipe.data.cache_dir.clear();
@@ -102,21 +103,16 @@ Score score_from(const std::string& text) {
   return {pair.at(0).get<double>(), pair.at(1).get<std::int64_t>()};
 }
 
-std::string host_name() {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  return name;
-}
-
 }  // namespace
 
-RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan)
+RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan, std::int64_t ranks)
     : file_(std::filesystem::path(recipe.output_dir) / "run.json") {
   facts_ = {{"recipe", write_recipe(without_harmless_keys(recipe))},
             {"data", hash_of(*inputs.train_rows)},
             {"evaluation_data", inputs.evaluation_rows ? hash_of(*inputs.evaluation_rows) : ""},
             {"model", hash_of(inputs.base)},
             {"device", chosen_device(recipe.train.device)},
+            {"ranks", std::to_string(ranks)},
             {"threads", std::to_string(at::get_num_threads())},
             {"fp32_matmul", fp32_matmul_library()},
             {"libtorch", TORCH_VERSION}};
@@ -156,7 +152,7 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
   for (const auto& [fact, key] : {std::pair("model", "model.base_model"), std::pair("data", "data.datasets"),
                                   std::pair("evaluation_data", "data.eval_datasets")})
     if (differs(fact)) refuse(Fault::data, fmt::format("what {} names has changed since the checkpoint", key));
-  for (const char* fact : {"device", "threads", "fp32_matmul", "libtorch"})
+  for (const char* fact : {"device", "ranks", "threads", "fp32_matmul", "libtorch"})
     if (differs(fact))
       tell("warning: {} is {} now, {} in the checkpoint; the last bits of the result may differ\n", fact,
            facts_.at(fact), facts.at(fact));

@@ -16,7 +16,7 @@ class RunRecord {
  public:
   /// Hashes the rows of the data and the base model: all of its weights up to a thousand million, about as many rows
   /// spread over all tensors of a larger one. Where they lie doesn't matter.
-  RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan);
+  RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan, std::int64_t ranks);
 
   /// run.json into recipe.output_dir, without totals.
   void begin() const;
@@ -26,7 +26,7 @@ class RunRecord {
 
   /// Error{Fault::recipe} naming the keys that differ from the checkpoint's, before and now, or Error{Fault::data}
   /// naming the key whose model or rows are other ones; a warning on stderr where only the last bits may differ
-  /// (device, threads, library of the products). Takes the scores and `answers_before` over.
+  /// (device, ranks, threads, library of the products). Takes the scores and `answers_before` over.
   void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
 
   /// Totals into run.json.

@@ -1,5 +1,6 @@
 #include "train/step.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -19,33 +20,62 @@ void add_router_load(StepOutcome& outcome, const RouterLoad& load, double weight
     outcome.router_load->expert_share[i] += weight * load.expert_share[i];
 }
 
+// Loss, stop and router load of all ranks into `outcome`. Returns the first rank whose own losses are not finite, or 0:
+// the one that can say most about it.
+std::int64_t sum_over_ranks(World& world, std::int64_t experts, const std::vector<double>& losses,
+                            StepOutcome& outcome) {
+  const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
+  const auto ranks = static_cast<std::size_t>(world.rank().count);
+  std::vector<double> values = {loss, stop_requested() != 0 ? 1.0 : 0.0};
+  values.resize(2 + ranks);
+  values[2 + static_cast<std::size_t>(world.rank().number)] = std::isfinite(loss) ? 0 : 1;
+  if (experts > 0) {
+    values.push_back(outcome.router_load ? outcome.router_load->aux_loss : 0);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(experts); ++i)
+      values.push_back(outcome.router_load ? outcome.router_load->expert_share[i] : 0);
+  }
+  values = world.sum(std::move(values));
+  outcome.loss = values[0];
+  outcome.stop_requested = values[1] > 0;
+  const auto flags = values.begin() + 2, load = flags + static_cast<std::ptrdiff_t>(ranks);
+  if (experts > 0) outcome.router_load = RouterLoad{*load, {load + 1, values.end()}};
+  const auto bad = std::find(flags, load, 1.0);
+  return bad == load ? 0 : bad - flags;
+}
+
 }  // namespace
 
-std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer,
-                                          const std::vector<PackedBatch>& micro_batches, const TrainOptions& options,
-                                          std::int64_t step, std::int64_t total_steps) {
-  StepOutcome outcome;
-  for (const PackedBatch& batch : micro_batches) {
-    outcome.tokens += batch.tokens();
-    outcome.trained_tokens += batch.trained_tokens();
-  }
+std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer, const StepShare& share,
+                                          const TrainOptions& options, std::int64_t step, std::int64_t total_steps,
+                                          World& world, GradientSum& gradient_sum) {
+  StepOutcome outcome{.tokens = share.tokens, .trained_tokens = share.trained_tokens};
   const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(outcome.trained_tokens, 1));
+  const std::vector<PackedBatch>& micro_batches = share.micro_batches;
   std::vector<double> losses;
+  gradient_sum.begin();
   for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-    if (stop_requested() != 0) {
+    if (stop_requested() != 0 && world.alone()) {
       optimizer.zero_gradients();
       return std::nullopt;
     }
-    decoder.set_step(step, static_cast<std::int64_t>(i));
+    decoder.set_step(step, static_cast<std::int64_t>(i) * world.rank().count + world.rank().number);
+    // What the last backward pass completes is on its way to the other ranks while the pass goes on.
+    if (i + 1 == micro_batches.size() && !world.alone())
+      decoder.on_gradients([&](std::size_t first) { gradient_sum.ready_from(first); });
     const Loss loss = supervised_loss(decoder, micro_batches[i], scale, true);
     losses.push_back(loss.sum);
     if (loss.router_load) add_router_load(outcome, *loss.router_load, scale * static_cast<double>(loss.trained_tokens));
   }
+  decoder.on_gradients(nullptr);
   decoder.no_dropout();
-  outcome.loss = std::accumulate(losses.begin(), losses.end(), 0.0) * scale;
+  gradient_sum.finish();
+  const std::int64_t speaker = sum_over_ranks(world, decoder.config().num_local_experts, losses, outcome);
+  outcome.loss *= scale;
   outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm);
-  if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm))
+  if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {
+    if (speaker != world.rank().number) world.leave_the_word();
     throw non_finite_error(decoder, micro_batches, losses, outcome, options, step);
+  }
   outcome.learning_rate = learning_rate_at(options, step, total_steps);
   optimizer.step(outcome.learning_rate);
   return outcome;

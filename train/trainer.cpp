@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/files/file_system.h"
-#include "checkpoints/files/output_lock.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/training/restore.h"
 #include "checkpoints/training/retention.h"
@@ -25,6 +25,7 @@
 #include "train/metrics/reporter.h"
 #include "train/model/tuned_weights.h"
 #include "train/optim/optimizer.h"
+#include "train/parallel/gradient_sum.h"
 #include "train/plan/plan.h"
 #include "train/run_record.h"
 #include "train/step.h"
@@ -78,13 +79,26 @@ Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
   return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
 }
 
+// Rank 0 tokenises, while the others wait without a limit; then all map what it has left.
+Inputs open_shared_inputs(const Recipe& recipe, World& world) {
+  world.enter(Phase::tokenising);
+  std::optional<Inputs> inputs;
+  world.from_first([&] {
+    inputs = open_inputs(recipe, Purpose::training);
+    return std::string();
+  });
+  return inputs ? std::move(*inputs) : open_inputs(recipe, Purpose::training);
+}
+
 // One training run from its first to its last step. The order of the members is the order in which they are made.
 class Run {
  public:
-  Run(const Recipe& recipe, const ResumeOption& resume);
+  Run(const Recipe& recipe, const ResumeOption& resume, World& world);
   RunResult train();
 
  private:
+  void prepare_folder(const ResumeOption& resume) const;
+  std::optional<LoadedCheckpoint> find_checkpoint(const ResumeOption& resume);
   void restore(const ResumeOption& resume);
   void log(const StepOutcome& outcome, double seconds);
   bool evaluate_when_due();
@@ -97,31 +111,36 @@ class Run {
 
   const Recipe recipe_;
   const std::filesystem::path folder_;
-  OutputLock lock_;
+  World& world_;
   Inputs inputs_;
   Loader loader_;
   const Plan plan_;
   RunRecord record_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Optimizer> optimizer_;
-  std::unique_ptr<Reporter> reporter_;
+  std::optional<GradientSum> gradient_sum_;
+  std::unique_ptr<Reporter> reporter_;  // of the rank that writes
   std::int64_t step_ = 0, resumed_from_ = 0, saved_ = -1;
   std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
 };
 
-Run::Run(const Recipe& recipe, const ResumeOption& resume)
+Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
     : recipe_(recipe),
       folder_(recipe.output_dir),
-      lock_(folder_),
-      inputs_(open_inputs(recipe, Purpose::training)),
-      loader_(*inputs_.train_rows, recipe.data, recipe.train),
+      world_(world),
+      inputs_(open_shared_inputs(recipe, world)),
+      loader_(*inputs_.train_rows, recipe.data, recipe.train, world.rank().count),
       plan_(plan_of(recipe, inputs_, loader_)),
-      record_(recipe, inputs_, plan_) {
+      record_(recipe, inputs_, plan_, world.rank().count) {
+  world.enter(Phase::loading);
   const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
   decoder_ = load_decoder(inputs_.base, options);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
+  gradient_sum_.emplace(world_, decoder_->trained());
+  if (world.rank().writes()) prepare_folder(resume);
   restore(resume);
+  if (!world.rank().writes()) return;
   require_disk();
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
@@ -134,21 +153,33 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume)
                              device_name(decoder_->options().device)));
 }
 
-void Run::restore(const ResumeOption& resume) {
+void Run::prepare_folder(const ResumeOption& resume) const {
   remove_leftovers(folder_);
   remove_leftovers(folder_ / "export");
-  if (resume.mode == ResumeOption::Mode::never) {
-    remove_checkpoints(folder_);
-    // An older run's result or curves beside this one's recipe would be taken for this one's.
-    if (std::filesystem::exists(folder_ / "final")) remove_atomically(folder_ / "final");
-    remove_event_files(folder_ / "tensorboard");
-    return;
-  }
-  std::vector<std::string> warnings;
-  const std::optional<LoadedCheckpoint> checkpoint = resume.mode == ResumeOption::Mode::folder
-                                                         ? load_checkpoint(resume.folder)
-                                                         : find_newest_checkpoint(folder_, &warnings);
-  for (const std::string& warning : warnings) tell("warning: {}\n", warning);
+  if (resume.mode != ResumeOption::Mode::never) return;
+  remove_checkpoints(folder_);
+  // An older run's result or curves beside this one's recipe would be taken for this one's.
+  if (std::filesystem::exists(folder_ / "final")) remove_atomically(folder_ / "final");
+  remove_event_files(folder_ / "tensorboard");
+}
+
+// Rank 0 chooses, so that all go on from the same one.
+std::optional<LoadedCheckpoint> Run::find_checkpoint(const ResumeOption& resume) {
+  if (resume.mode == ResumeOption::Mode::never) return std::nullopt;
+  if (resume.mode == ResumeOption::Mode::folder) return load_checkpoint(resume.folder);
+  std::optional<LoadedCheckpoint> checkpoint;
+  const std::string chosen = world_.from_first([&] {
+    std::vector<std::string> warnings;
+    checkpoint = find_newest_checkpoint(folder_, &warnings);
+    for (const std::string& warning : warnings) tell("warning: {}\n", warning);
+    return checkpoint ? checkpoint->folder().string() : std::string();
+  });
+  if (!checkpoint && !chosen.empty()) checkpoint = load_checkpoint(chosen);
+  return checkpoint;
+}
+
+void Run::restore(const ResumeOption& resume) {
+  const std::optional<LoadedCheckpoint> checkpoint = find_checkpoint(resume);
   if (!checkpoint) return;
   record_.adopt(checkpoint->facts(), checkpoint->folder());
   for (Parameter& parameter : decoder_->trained()) restore_parameter(parameter, checkpoint->weight(parameter.name));
@@ -171,8 +202,10 @@ RunResult Run::train() {
   }
   while (going && step_ < plan_.steps) {
     const auto step_start = Clock::now();
+    world_.enter(Phase::training, step_ + 1);
     const std::optional<StepOutcome> outcome =
-        optimizer_step(*decoder_, *optimizer_, loader_.step(step_), recipe_.train, step_, plan_.steps);
+        optimizer_step(*decoder_, *optimizer_, loader_.step(step_, world_.rank().number), recipe_.train, step_,
+                       plan_.steps, world_, *gradient_sum_);
     going = outcome.has_value();
     if (!going) break;
     ++step_;
@@ -180,7 +213,7 @@ RunResult Run::train() {
     trained_tokens_ += outcome->trained_tokens;
     record_.latest.reset();
     log(*outcome, seconds_since(step_start));
-    going = evaluate_when_due();
+    going = (world_.alone() || !outcome->stop_requested) && evaluate_when_due();
     if (going && (due(recipe_.save.save_steps) || step_ == plan_.steps)) save();
   }
   result.steps = step_;
@@ -191,20 +224,21 @@ RunResult Run::train() {
   result.interrupted = !after;
   const UninterruptedWrite until_the_end;
   if (result.interrupted && saved_ != step_) save();
+  result.before = record_.before;
+  result.after = record_.latest;
+  if (!world_.rank().writes()) return result;
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
     result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_), std::move(inputs_.base.weights));
-  result.before = record_.before;
-  result.after = record_.latest;
   record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
   return result;
 }
 
 void Run::log(const StepOutcome& outcome, double seconds) {
-  if (!due(recipe_.logging.logging_steps) && step_ != plan_.steps) return;
+  if (reporter_ == nullptr || (!due(recipe_.logging.logging_steps) && step_ != plan_.steps)) return;
   const double tokens_per_s = static_cast<double>(outcome.tokens) / seconds;
-  const double peak = peak_flops(decoder_->options().device);
+  const double peak = peak_flops(decoder_->options().device) * static_cast<double>(world_.rank().count);
   reporter_->report(
       {.step = step_,
        .epoch = loader_.epoch_at(step_),
@@ -225,13 +259,15 @@ void Run::log(const StepOutcome& outcome, double seconds) {
 bool Run::evaluate_when_due() {
   const bool is_due = step_ == 0 || step_ == plan_.steps || due(recipe_.eval.eval_steps);
   if (!is_due || record_.latest || !inputs_.evaluation_rows) return true;
+  world_.enter(Phase::evaluating, step_);
   const std::optional<Evaluation> evaluation =
       evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets, recipe_.eval.per_device_eval_batch_size,
-               plan_.evaluation_limit);
+               world_, plan_.evaluation_limit);
   if (!evaluation) return false;
   record_.latest = evaluation->total;
   if (step_ == 0) record_.before = record_.latest;
-  reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = record_.latest->loss()});
+  if (reporter_ != nullptr)
+    reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = record_.latest->loss()});
   return true;
 }
 
@@ -262,12 +298,14 @@ void Run::require_disk() {
 }
 
 void Run::save() {
+  saved_ = step_;
+  if (!world_.rank().writes()) return;
+  world_.enter(Phase::saving, step_);
   const UninterruptedWrite to_its_end;
   std::vector<at::Tensor> host;
   const bool full = recipe_.adapter.type == AdapterType::none;
   save_checkpoint(folder_, state(host),
                   full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)));
-  saved_ = step_;
   retain_checkpoints(folder_, recipe_.save.save_total_limit);
 }
 
@@ -279,21 +317,35 @@ void Run::save_adapter() const {
   final_folder.commit();
 }
 
-// Nothing when a stop was asked for meanwhile.
+// Nothing when a stop was asked for meanwhile, of any rank. The ranks share the prompts.
 std::optional<std::vector<std::string>> Run::sample_answers() {
-  std::vector<std::string> answers;
-  for (const std::string& prompt : recipe_.eval.sample_prompts) {
-    answers.push_back(answer(*decoder_, inputs_, prompt, recipe_.eval.sample_max_tokens, recipe_.train.seed, 0.0));
-    if (stop_requested() != 0) return std::nullopt;
+  if (recipe_.eval.sample_prompts.empty()) return std::vector<std::string>();
+  world_.enter(Phase::answering, step_);
+  const auto ranks = static_cast<std::size_t>(world_.rank().count);
+  std::vector<std::string> mine;
+  for (auto i = static_cast<std::size_t>(world_.rank().number); i < recipe_.eval.sample_prompts.size(); i += ranks) {
+    if (stop_requested() != 0) break;
+    mine.push_back(answer(*decoder_, inputs_, recipe_.eval.sample_prompts[i], recipe_.eval.sample_max_tokens,
+                          recipe_.train.seed, 0.0));
   }
+  std::vector<std::vector<std::string>> by_rank;
+  for (const std::string& text : world_.from_each(
+           stop_requested() != 0
+               ? std::string()
+               : nlohmann::json(mine).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))) {
+    if (text.empty()) return std::nullopt;
+    by_rank.push_back(nlohmann::json::parse(text).get<std::vector<std::string>>());
+  }
+  std::vector<std::string> answers;
+  for (std::size_t i = 0; i < recipe_.eval.sample_prompts.size(); ++i) answers.push_back(by_rank[i % ranks][i / ranks]);
   return answers;
 }
 
 }  // namespace
 
-RunResult run_training(const Recipe& recipe, const ResumeOption& resume) {
+RunResult run_training(const Recipe& recipe, const ResumeOption& resume, World& world) {
   install_stop_signals();
-  Run run(recipe, resume);
+  Run run(recipe, resume, world);
   return run.train();
 }
 

@@ -8,6 +8,7 @@
 #include "checkpoints/weights.h"
 #include "recipes/schema/recipe.h"
 #include "train/evaluate.h"
+#include "train/parallel/world.h"
 
 namespace tune {
 
@@ -32,7 +33,8 @@ struct RunResult {
   std::unique_ptr<WeightSource> tuned_weights;  // full fine-tuning: the whole model, for the caller to write there
 };
 
-/// The main job: plans, loads, resumes, trains, saves. Progress goes to stderr, everything else into recipe.output_dir.
-RunResult run_training(const Recipe& recipe, const ResumeOption& resume);
+/// The main job: plans, loads, resumes, trains, saves. Progress goes to stderr, everything else into recipe.output_dir,
+/// which the caller has locked (checkpoints/files/output_lock.h). Of several ranks each calls it; the first one writes.
+RunResult run_training(const Recipe& recipe, const ResumeOption& resume, World& world);
 
 }  // namespace tune

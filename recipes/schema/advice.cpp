@@ -9,7 +9,6 @@ struct KeyAdvice {
   std::string_view name, advice;
 };
 constexpr std::array kKeys = {
-    KeyAdvice{"distributed", "it is planned; now one process trains on one device, leave it out"},
     KeyAdvice{"dpo", "preference training is planned; stage is pretrain or sft now"},
     KeyAdvice{"beta", "preference training is planned; stage is pretrain or sft now"},
     KeyAdvice{"load_in_4bit", "qlora is planned; adapter.type: lora works now, also on a quantised .gguf base"},
@@ -56,6 +55,8 @@ constexpr std::array kValues = {
     ValueAdvice{"data.datasets[].type", "chat_template", "write chat"},
     ValueAdvice{"data.datasets[].type", "completion", "write text, or prompt_completion for pairs"},
     ValueAdvice{"data.datasets[].type", "pretrain", "write text"},
+    ValueAdvice{"distributed.strategy", "shard", "it is planned; ddp works now"},
+    ValueAdvice{"distributed.strategy", "fsdp", "sharding is planned; ddp works now"},
     ValueAdvice{"export[].quant", "q4_k", "write q4_k_m"},
     ValueAdvice{"export[].quant", "q4_k_s", "write q4_k_m"},
     ValueAdvice{"export[].quant", "q5_k", "write q5_k_m"},

@@ -244,6 +244,20 @@ const std::vector<Row<LoggingOptions>>& rows() {
 }
 
 template <>
+const std::vector<Row<DistributedOptions>>& rows() {
+  using S = DistributedOptions;
+  static const std::vector<Row<S>> all = {
+      {"strategy", &S::strategy, {}, {}, "ddp: every rank holds the whole model and a share of each step's rows"},
+      {"timeout_seconds",
+       &S::timeout_seconds,
+       from(1, 86400),
+       {"ddp_timeout"},
+       "how long a rank may keep the others waiting before the run ends and names it"},
+  };
+  return all;
+}
+
+template <>
 const std::vector<Row<ExportOptions>>& rows() {
   using S = ExportOptions;
   static const std::vector<Row<S>> all = {
@@ -289,6 +303,7 @@ const std::vector<Row<Recipe>>& rows() {
       {"eval", &S::eval, {}, {}, ""},
       {"save", &S::save, {}, {}, ""},
       {"logging", &S::logging, {}, {}, ""},
+      {"distributed", &S::distributed, {}, {}, ""},
       {"export", &S::exports, {}, {"exports"}, "written when training ends"},
       {"output_dir", &S::output_dir, {.is_path = true, .not_empty = true}, {"out_dir"}, "everything that a run writes"},
   };
@@ -339,6 +354,7 @@ std::string canonical_name(std::string_view section_path, std::string_view name)
   if (path == "eval.") return of(find_row<EvalOptions>(name));
   if (path == "save.") return of(find_row<SaveOptions>(name));
   if (path == "logging.") return of(find_row<LoggingOptions>(name));
+  if (path == "distributed.") return of(find_row<DistributedOptions>(name));
   if (path == "export[].") return of(find_row<ExportOptions>(name));
   return std::string(name);
 }

@@ -28,6 +28,7 @@ enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
 enum class Quant { f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0, int8, int4 };
 enum class OnnxFlavour { standard, genai };
 enum class ServingCheck { vllm };
+enum class Strategy { ddp };
 
 struct ModelOptions {
   std::string base_model;      // folder in Hugging Face layout, or one .gguf file
@@ -124,6 +125,12 @@ struct LoggingOptions {
   std::vector<std::string> report_to = {"jsonl", "tensorboard"};
 };
 
+/// What counts only where several ranks train: how many there are is the launcher's business.
+struct DistributedOptions {
+  Strategy strategy = Strategy::ddp;
+  std::int64_t timeout_seconds = 120;  // that a rank may keep the others waiting, at the meeting and in a step
+};
+
 inline constexpr Quant kDefaultQuant = Quant::bf16;
 
 inline constexpr OnnxFlavour kDefaultFlavour = OnnxFlavour::standard;
@@ -153,6 +160,7 @@ struct Recipe {
   EvalOptions eval;
   SaveOptions save;
   LoggingOptions logging;
+  DistributedOptions distributed;
   std::vector<ExportOptions> exports;  // `export:` in YAML
   std::string output_dir = "runs/default";
   std::map<std::string, Place> places;  // of every key given, by its path: "data.datasets[0].path"

@@ -98,6 +98,10 @@ struct Spelling<ServingCheck> {
   static constexpr auto values =
       std::to_array<std::pair<ServingCheck, std::string_view>>({{ServingCheck::vllm, "vllm"}});
 };
+template <>
+struct Spelling<Strategy> {
+  static constexpr auto values = std::to_array<std::pair<Strategy, std::string_view>>({{Strategy::ddp, "ddp"}});
+};
 
 /// "gguf-lora" for ExportFormat::gguf_lora. Every value of the enum has a spelling.
 template <class Enum>

@@ -2,9 +2,12 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <set>
 
+#include "data/dealing.h"
 #include "data_fakes.h"
+#include "recipes/schema/error.h"
 
 namespace tune {
 namespace {
@@ -18,6 +21,7 @@ DataOptions data_options(bool packing = true, std::int64_t max_length = 32) {
 
 TrainOptions train_options(std::int64_t micro_batch, std::int64_t accumulation, double epochs = 1.0) {
   return {.num_train_epochs = epochs,
+          .global_batch_size = micro_batch * accumulation,
           .per_device_train_batch_size = micro_batch,
           .gradient_accumulation_steps = accumulation};
 }
@@ -31,7 +35,7 @@ MemoryRows some_rows(std::int64_t count) {
 
 std::vector<std::int32_t> ids_of_step(const Loader& loader, std::int64_t step) {
   std::vector<std::int32_t> ids;
-  for (const PackedBatch& batch : loader.step(step)) ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
+  for (const PackedBatch& batch : loader.step(step).micro_batches) ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
   return ids;
 }
 
@@ -39,7 +43,7 @@ std::vector<std::int32_t> ids_of_step(const Loader& loader, std::int64_t step) {
 std::map<std::int32_t, int> rows_in(const Loader& loader, std::int64_t begin, std::int64_t end) {
   std::map<std::int32_t, int> rows;
   for (std::int64_t step = begin; step < end; ++step) {
-    for (const PackedBatch& batch : loader.step(step)) {
+    for (const PackedBatch& batch : loader.step(step).micro_batches) {
       for (std::size_t i = 0; i + 1 < batch.document_starts.size(); ++i) ++rows[batch.ids[batch.document_starts[i]]];
     }
   }
@@ -54,6 +58,61 @@ TEST(Loader, DealsEveryRowOnceAnEpoch) {
     EXPECT_EQ(dealt.size(), 101U);
     for (const auto& [row, times] : dealt) EXPECT_EQ(times, 1) << row;
   }
+}
+
+TEST(Loader, RanksShareEachStepAndItsWork) {
+  for (const bool packing : {false, true}) {
+    const MemoryRows rows = some_rows(101);
+    const Loader whole(rows, data_options(packing), train_options(1, 8)),
+        dealt(rows, data_options(packing), train_options(1, 8), 3);
+    ASSERT_EQ(whole.total_steps(), dealt.total_steps());
+    for (std::int64_t step = 0; step < whole.total_steps(); ++step) {
+      const StepShare all = whole.step(step);
+      std::multiset<std::vector<std::int32_t>> expected, found;
+      for (const PackedBatch& batch : all.micro_batches) expected.insert(batch.ids);
+      std::vector<std::size_t> pieces;
+      for (std::int64_t rank = 0; rank < 3; ++rank) {
+        const StepShare share = dealt.step(step, rank);
+        EXPECT_EQ(share.tokens, all.tokens);
+        EXPECT_EQ(share.trained_tokens, all.trained_tokens);
+        pieces.push_back(share.micro_batches.size());
+        for (const PackedBatch& batch : share.micro_batches) found.insert(batch.ids);
+      }
+      EXPECT_EQ(found, expected) << "step " << step;
+      EXPECT_LE(*std::max_element(pieces.begin(), pieces.end()) - *std::min_element(pieces.begin(), pieces.end()), 1U);
+    }
+  }
+}
+
+TEST(Loader, CountsTheTrainedTokensOfAStep) {
+  const MemoryRows rows = some_rows(20);
+  const StepShare share = Loader(rows, data_options(), train_options(2, 2)).step(0);
+  std::int64_t tokens = 0, trained = 0;
+  for (const PackedBatch& batch : share.micro_batches) {
+    tokens += batch.tokens();
+    trained += batch.trained_tokens();
+  }
+  EXPECT_EQ(share.tokens, tokens);
+  EXPECT_EQ(share.trained_tokens, trained);
+}
+
+TEST(Loader, RefusesMoreRanksThanAStepHasRows) {
+  const MemoryRows rows = some_rows(20);
+  EXPECT_THAT([&] { Loader(rows, data_options(), train_options(1, 2), 3); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("a step has 2 rows (train.global_batch_size), but there "
+                                                               "are 3 ranks")));
+}
+
+TEST(Dealing, GivesTheDearestToWhoeverHasTheLeastWork) {
+  const std::vector<double> costs = {1, 9, 1, 5, 4, 1};
+  const auto shares = deal(costs, 2);
+  EXPECT_EQ(shares[0], (std::vector<std::int64_t>{0, 1, 5}));  // 9 + 1 + 1
+  EXPECT_EQ(shares[1], (std::vector<std::int64_t>{2, 3, 4}));  // 5 + 4 + 1
+}
+
+TEST(Dealing, LeavesThoseWithoutWorkEmpty) {
+  const auto shares = deal(std::vector<double>{3.0}, 3);
+  EXPECT_EQ(shares[0].size() + shares[1].size() + shares[2].size(), 1U);
 }
 
 TEST(Loader, IsAFunctionOfTheStep) {
@@ -79,17 +138,17 @@ TEST(Loader, GivesTheSameRowsHoweverABatchIsSplit) {
   ASSERT_EQ(one.total_steps(), eight.total_steps());
   for (std::int64_t step = 0; step < one.total_steps(); ++step) {
     EXPECT_EQ(ids_of_step(one, step), ids_of_step(eight, step));
-    EXPECT_EQ(eight.step(step).size(), 1U);
+    EXPECT_EQ(eight.step(step).micro_batches.size(), 1U);
   }
-  EXPECT_EQ(one.step(0).size(), 8U);
+  EXPECT_EQ(one.step(0).micro_batches.size(), 8U);
 }
 
 TEST(Loader, GivesOneRowASlotWithoutPacking) {
   const MemoryRows rows = some_rows(10);
   const Loader loader(rows, data_options(false), train_options(2, 2));
   EXPECT_EQ(loader.total_steps(), 3);  // 10 rows, 4 a step
-  EXPECT_EQ(loader.step(0).at(0).document_starts.size(), 3U);
-  EXPECT_EQ(loader.step(2).size(), 1U);  // what is left is one micro-batch
+  EXPECT_EQ(loader.step(0).micro_batches.at(0).document_starts.size(), 3U);
+  EXPECT_EQ(loader.step(2).micro_batches.size(), 1U);  // what is left is one micro-batch
 }
 
 TEST(Loader, FillsSlotsUpToMaxLength) {
@@ -97,9 +156,9 @@ TEST(Loader, FillsSlotsUpToMaxLength) {
   const Loader loader(rows, data_options(true, 32), train_options(1, 1));
   std::int64_t tokens = 0, most = 0;
   for (std::int64_t step = 0; step < loader.total_steps(); ++step) {
-    EXPECT_LE(loader.step(step).at(0).tokens(), 32);
-    tokens += loader.step(step).at(0).tokens();
-    most = std::max(most, loader.step(step).at(0).tokens());
+    EXPECT_LE(loader.step(step).micro_batches.at(0).tokens(), 32);
+    tokens += loader.step(step).micro_batches.at(0).tokens();
+    most = std::max(most, loader.step(step).micro_batches.at(0).tokens());
   }
   EXPECT_EQ(tokens, loader.tokens_per_epoch());
   EXPECT_EQ(most, loader.max_micro_batch_tokens());
@@ -151,7 +210,7 @@ TEST(Loader, PassesOverEpochsThatAreEmpty) {
   TrainOptions train = train_options(1, 1);
   train.max_steps = 3;
   const Loader loader(rows, data, train);
-  for (std::int64_t step = 0; step < 3; ++step) EXPECT_EQ(loader.step(step).size(), 1U);
+  for (std::int64_t step = 0; step < 3; ++step) EXPECT_EQ(loader.step(step).micro_batches.size(), 1U);
   EXPECT_DOUBLE_EQ(loader.epoch_at(2), 4.0);
 }
 

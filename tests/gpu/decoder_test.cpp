@@ -2,10 +2,10 @@
 #include "train/model/decoder.h"
 
 #include "tests/gpu/gpu_test.h"
+#include "tests/train/lone_step.h"
 #include "tests/train/random_model.h"
 #include "train/objectives/supervised.h"
 #include "train/optim/optimizer.h"
-#include "train/step.h"
 
 namespace tune {
 namespace {
@@ -145,8 +145,8 @@ std::vector<double> losses_of_run(const Case& c, Dtype dtype, const char* device
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder->trained(), train);
   std::vector<double> losses;
   for (int step = 0; step < 20; ++step)
-    losses.push_back(optimizer_step(*decoder, *optimizer, {documents({33, 50}, step % 4), documents({64}, step % 3)},
-                                    train, step, 20)
+    losses.push_back(lone_step(*decoder, *optimizer, {documents({33, 50}, step % 4), documents({64}, step % 3)}, train,
+                               step, 20)
                          ->loss);
   return losses;
 }

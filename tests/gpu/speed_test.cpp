@@ -7,11 +7,11 @@
 #include <cmath>
 
 #include "tests/gpu/gpu_test.h"
+#include "tests/train/lone_step.h"
 #include "tests/train/random_model.h"
 #include "train/device.h"
 #include "train/optim/optimizer.h"
 #include "train/plan/memory.h"
-#include "train/step.h"
 
 namespace tune {
 namespace {
@@ -98,7 +98,7 @@ class GpuSpeed : public GpuTest {
     for (int step = 0; step < kWarmUp + kSteps; ++step) {
       c10::cuda::device_synchronize();
       const auto start = std::chrono::steady_clock::now();
-      const auto outcome = optimizer_step(decoder, *optimizer, batch, train, step, kWarmUp + kSteps);
+      const auto outcome = lone_step(decoder, *optimizer, batch, train, step, kWarmUp + kSteps);
       c10::cuda::device_synchronize();
       ASSERT_TRUE(outcome.has_value());
       if (step == 0) first = outcome->loss;

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "recipes/schema/error.h"
+#include "tests/train/lone_step.h"
 #include "tests/train/random_model.h"
 
 namespace tune {
@@ -90,7 +91,7 @@ TEST(Step, WithoutOverflowNoModuleIsNamed) {
 std::string report_of(Decoder& decoder, const TrainOptions& train, std::int64_t step) {
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder.trained(), train);
   try {
-    optimizer_step(decoder, *optimizer, {one_document(), one_document()}, train, step, 100);
+    lone_step(decoder, *optimizer, {one_document(), one_document()}, train, step, 100);
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_code(), 1);
     return error.what();

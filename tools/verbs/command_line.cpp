@@ -1,18 +1,16 @@
 #include "tools/verbs/command_line.h"
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <cerrno>
-#include <csignal>
 #include <cstring>
+#include <exception>
 #include <filesystem>
-#include <new>
-#include <system_error>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/suggest.h"
 #include "recipes/schema/tell.h"
+#include "tools/verbs/complaint.h"
 #include "tools/verbs/verbs.h"
 
 namespace tune {
@@ -38,10 +36,6 @@ const std::vector<Verb>& verbs() {
 }
 
 namespace {
-
-constexpr const char* kMemoryRemedy =
-    "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true; "
-    "`tune plan` says how much is needed";
 
 int print_help() {
   fmt::print("tune {}: fine-tunes open language models\n\nUsage: tune --recipe FILE\n       tune VERB [options]\n\n",
@@ -77,9 +71,6 @@ int dispatch(std::vector<std::string> arguments) {
   refuse_verb(first);
 }
 
-// As if SIGPIPE had ended us: whoever read our output has seen enough (`tune data show | head`).
-constexpr int kClosedPipe = 128 + SIGPIPE;
-
 // What is still in the buffer may meet a full disk or a closed pipe.
 int flushed(int exit_code) {
   if (std::fflush(stdout) == 0) return exit_code;
@@ -87,40 +78,16 @@ int flushed(int exit_code) {
   throw Error{Fault::running, {"standard output"}, std::strerror(errno), "direct it elsewhere"};
 }
 
-int complain(const std::string& text, Fault fault) {
-  std::fflush(stdout);
-  tell("tune: {}\n", text);
-  return static_cast<int>(fault);
-}
-
-// LibTorch's own exceptions, which a person cannot act on as they are.
-int complain(const c10::Error& error) {
-  const std::string text = error.what_without_backtrace();
-  if (text.find("not enough memory") != std::string::npos || text.find("out of memory") != std::string::npos ||
-      text.find("can't allocate memory") != std::string::npos)
-    return complain(fmt::format("out of memory: {}; {}", text, kMemoryRemedy), Fault::memory);
-  return complain(fmt::format("LibTorch failed: {}", text), Fault::running);
-}
-
 }  // namespace
 
 int run_command_line(const std::vector<std::string>& arguments) {
   try {
     return flushed(dispatch(arguments));
-  } catch (const Error& error) {
-    return complain(error.what(), error.fault());
-  } catch (const Bug& bug) {
-    return complain(fmt::format("a mistake in tune itself: {}; please report it with your recipe", bug.what()),
-                    Fault::running);
-  } catch (const std::bad_alloc&) {
-    return complain(fmt::format("out of memory; {}", kMemoryRemedy), Fault::memory);
-  } catch (const c10::Error& error) {
-    return complain(error);
-  } catch (const std::system_error& error) {
-    if (error.code() == std::errc::broken_pipe) return kClosedPipe;
-    return complain(error.what(), Fault::running);
-  } catch (const std::exception& error) {
-    return complain(error.what(), Fault::running);
+  } catch (...) {
+    const Complaint complaint = complaint_of(std::current_exception());
+    std::fflush(stdout);
+    if (!complaint.text.empty()) tell("tune: {}\n", complaint.text);
+    return complaint.exit_code;
   }
 }
 

@@ -13,8 +13,11 @@
 
 #include "checkpoints/files/file_system.h"
 #include "recipes/schema/lookup.h"
+#include "recipes/schema/error.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/doctor_ranks.h"
 #include "tools/verbs/graphics_cards.h"
+#include "tools/verbs/launch_argument.h"
 #include "tools/verbs/verbs.h"
 #include "train/device.h"
 
@@ -182,12 +185,21 @@ void print(const Finding& finding) {
 }  // namespace
 
 int doctor_verb(const std::vector<std::string>& arguments) {
-  boost::program_options::variables_map values;
+  namespace po = boost::program_options;
+  po::options_description options("Options");
+  options.add_options()("distributed", "start the ranks as tune run would, and measure what passes between them")(
+      "device", po::value<std::string>()->default_value("auto"), "of --distributed: auto, cpu or cuda");
+  add_launch_options(options);
+  po::variables_map values;
   if (!parse_arguments(
           arguments, "doctor",
           "What this machine has and lacks for training, with the remedy. Exit code 1 when it cannot work.",
-          "tune doctor", boost::program_options::options_description("Options"), values))
+          "tune doctor --distributed --nproc 8", options, values))
     return 0;
+  if (values.count("distributed") != 0) return examine_ranks(values, arguments);
+  for (const char* name : {"nproc", "nnodes", "node-rank", "master-addr", "master-port", "device"})
+    if (values.count(name) != 0 && !values[name].defaulted())
+      throw Error{Fault::recipe, {}, fmt::format("--{} belongs to --distributed", name), "add it"};
   bool healthy = true;
   for (const Finding& finding :
        {program(), processor(), threads(), memory(), disk(), recipes(), graphics(), cuda_libraries()}) {

@@ -48,8 +48,10 @@ int eval_verb(const std::vector<std::string>& arguments) {
 
   const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
+  World alone;
   const Evaluation evaluation =
-      evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size)
+      evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size,
+               alone)
           .value();  // no signal is caught here, so that no stop can be asked for
   if (values.count("json") == 0) {
     print_table(evaluation);

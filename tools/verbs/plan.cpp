@@ -28,6 +28,8 @@ Device planned_device(Device wanted, bool device_memory_given) {
 void print_json(const Plan& plan, Device device) {
   nlohmann::ordered_json memory;
   for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
+  const nlohmann::ordered_json rank = {
+      {"device", device == Device::cuda ? "cuda" : "cpu"}, {"peak_bytes", plan.peak_bytes()}, {"memory", memory}};
   const nlohmann::ordered_json json = {
       {"steps", plan.steps},
       {"steps_per_epoch", plan.steps_per_epoch},
@@ -35,8 +37,7 @@ void print_json(const Plan& plan, Device device) {
       {"micro_batch_tokens", plan.micro_batch_tokens},
       {"parameters", plan.parameters},
       {"trainable_parameters", plan.trainable_parameters},
-      {"ranks",
-       {{{"device", device == Device::cuda ? "cuda" : "cpu"}, {"peak_bytes", plan.peak_bytes()}, {"memory", memory}}}}};
+      {"ranks", std::vector(static_cast<std::size_t>(plan.ranks), rank)}};
   fmt::print("{}\n", json.dump(2));
 }
 
@@ -47,7 +48,8 @@ void print_table(const Plan& plan, Device device) {
   fmt::print("parameters           {:>14}\n", plan.parameters);
   fmt::print("trained              {:>14}   ({:.2f} %)\n\nmemory {} at the peak, GiB\n", plan.trainable_parameters,
              100.0 * static_cast<double>(plan.trainable_parameters) / static_cast<double>(plan.parameters),
-             device == Device::cuda ? "of the GPU" : "of the program");
+             fmt::format("{}{}", device == Device::cuda ? "of the GPU" : "of the program",
+                         plan.ranks > 1 ? fmt::format(" of each of {} ranks", plan.ranks) : ""));
   for (const MemoryItem& item : plan.memory)
     fmt::print("  {:<32}{:>9.3f}\n", item.name, static_cast<double>(item.bytes) / kGiB);
   fmt::print("  {:<32}{:>9.3f}\n", "total", static_cast<double>(plan.peak_bytes()) / kGiB);
@@ -65,19 +67,19 @@ void require_room(const Plan& plan, std::int64_t room) {
 }
 
 /// Everything that a run checks before its first step.
-Plan checked_plan(const Recipe& recipe) {
+Plan checked_plan(const Recipe& recipe, std::int64_t ranks) {
   const Inputs inputs = open_inputs(recipe, Purpose::planning);
   check_exports(recipe, inputs.base);
   check_calibration(recipe);
-  const Loader loader(*inputs.train_rows, recipe.data, recipe.train);
+  const Loader loader(*inputs.train_rows, recipe.data, recipe.train, ranks);
   return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
 }
 
 }  // namespace
 
-void print_plan(Recipe recipe) {
+void print_plan(Recipe recipe, std::int64_t ranks) {
   recipe.train.device = planned_device(recipe.train.device, false);
-  print_table(checked_plan(recipe), recipe.train.device);
+  print_table(checked_plan(recipe, ranks), recipe.train.device);
 }
 
 int plan_verb(const std::vector<std::string>& arguments) {
@@ -87,7 +89,8 @@ int plan_verb(const std::vector<std::string>& arguments) {
   options.add_options()(
       "device-memory", po::value<std::string>(),
       "does it fit into this much of a GPU (of the machine with train.device: cpu), for example 24GiB; exit "
-      "code 4 if not")("json", "one JSON object on stdout");
+      "code 4 if not")("nproc", po::value<std::int64_t>()->default_value(1), "ranks that share the run, on all hosts")(
+      "json", "one JSON object on stdout");
   po::variables_map values;
   if (!parse_arguments(arguments, "plan",
                        "Checks recipe, data and model and prints what is known before the first step.",
@@ -95,7 +98,9 @@ int plan_verb(const std::vector<std::string>& arguments) {
     return 0;
   Recipe recipe = recipe_argument(values);
   recipe.train.device = planned_device(recipe.train.device, values.count("device-memory") != 0);
-  const Plan plan = checked_plan(recipe);
+  const std::int64_t ranks = values["nproc"].as<std::int64_t>();
+  if (ranks < 1) throw Error{Fault::recipe, {}, fmt::format("--nproc is {}", ranks), "plan for at least one rank"};
+  const Plan plan = checked_plan(recipe, ranks);
   values.count("json") != 0 ? print_json(plan, recipe.train.device) : print_table(plan, recipe.train.device);
   if (values.count("device-memory") != 0)
     require_room(plan, parse_device_memory(values["device-memory"].as<std::string>(), "--device-memory"));

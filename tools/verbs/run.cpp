@@ -1,17 +1,25 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <map>
 #include <optional>
 
+#include "checkpoints/files/output_lock.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
+#include "recipes/schema/writer.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/calibration.h"
+#include "tools/verbs/complaint.h"
+#include "tools/verbs/launch_argument.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
 #include "tools/verbs/verification.h"
+#include "train/device.h"
+#include "train/parallel/world.h"
 #include "train/trainer.h"
 
 namespace tune {
@@ -83,6 +91,62 @@ void hand_over(const Recipe& recipe, const RunResult& result) {
   if (failure) std::rethrow_exception(failure);
 }
 
+// Another program or recipe on one of the hosts would train something that nobody asked for.
+std::map<std::string, std::string> facts_to_agree_on(const Recipe& recipe, const std::string& device) {
+  return {{"program", program_version()},
+          {"recipe", write_recipe(recipe)},
+          {"kind of device", device == "cpu" ? "cpu" : "cuda"}};
+}
+
+int train_and_hand_over(const Recipe& recipe, const std::string& resume, World& world) {
+  check_exports(recipe, open_base_model(recipe.model.base_model));
+  check_calibration(recipe);
+  const RunResult result = run_training(recipe, resume_option(resume), world);
+  if (result.interrupted) {
+    tell("stopped after step {}; the same command {}\n", result.steps,
+         resume == "auto" ? "goes on from there" : "with --resume auto goes on from there");
+    return static_cast<int>(Fault::interrupted);
+  }
+  world.enter(Phase::finished);
+  if (!world.rank().writes()) return 0;
+  if (result.tuned_weights) write_tuned_model(recipe, *result.tuned_weights, result.final_folder);
+  tell_summary(result);
+  hand_over(recipe, result);
+  return 0;
+}
+
+int run_as_rank(const Recipe& recipe, const std::string& resume, const Rank& rank) {
+  std::optional<OutputLock> lock;
+  if (rank.writes()) lock.emplace(recipe.output_dir);
+  choose_gpu(rank.local_number);
+  if (rank.local_count > 1) share_cores(rank.local_count);
+  if (rank.count == 1) {
+    World alone;
+    return train_and_hand_over(recipe, resume, alone);
+  }
+  std::optional<World> world;
+  try {
+    const std::string device = chosen_device(recipe.train.device);
+    world.emplace(rank, recipe.distributed, device, recipe.output_dir, facts_to_agree_on(recipe, device));
+    if (rank.writes())
+      tell("{} ranks on {} host{}, by {}: {} each\n", rank.count, world->hosts(), world->hosts() == 1 ? "" : "s",
+           rank.source, device_name(device));
+    else
+      fall_silent();
+    return train_and_hand_over(recipe, resume, *world);
+  } catch (...) {
+    const Complaint complaint = complaint_of(std::current_exception());
+    std::fflush(stdout);
+    if (world ? world->claims_failure(complaint.exit_code)
+              : claims_failure_of_launch(recipe.output_dir, complaint.exit_code)) {
+      speak_again();
+      tell("tune: rank {} of {} ({}): {}\n", rank.number, rank.count, host_name(), complaint.text);
+    }
+    // Without the collectives' farewells, which wait for ranks that may be gone.
+    std::_Exit(complaint.exit_code);
+  }
+}
+
 }  // namespace
 
 int run_verb(const std::vector<std::string>& arguments) {
@@ -93,27 +157,21 @@ int run_verb(const std::vector<std::string>& arguments) {
       "resume", po::value<std::string>()->default_value("auto"),
       "auto: go on from the newest whole checkpoint in output_dir; never: start again and drop the old "
       "checkpoints; or a checkpoint folder")("dry-run", "the same as tune plan");
+  add_launch_options(options);
   po::variables_map values;
   if (!parse_arguments(arguments, "run", "Trains as the recipe says, evaluates and hands over.",
                        "tune run --recipe zephyr-support --set train.learning_rate=1e-4", options, values))
     return 0;
+  const Rank rank = rank_from_environment();
+  if (rank.number > 0 && rank.local_number > 0) fall_silent();  // the notes of one rank a host are enough
   const Recipe recipe = recipe_argument(values);
+  const LaunchOptions wanted = launch_options(values, recipe.train.device, rank);
   if (values.count("dry-run") != 0) {
-    print_plan(recipe);
+    print_plan(recipe, std::max(wanted.ranks * wanted.hosts, rank.count));
     return 0;
   }
-  check_exports(recipe, open_base_model(recipe.model.base_model));
-  check_calibration(recipe);
-  const RunResult result = run_training(recipe, resume_option(values["resume"].as<std::string>()));
-  if (result.interrupted) {
-    tell("stopped after step {}; the same command {}\n", result.steps,
-         values["resume"].as<std::string>() == "auto" ? "goes on from there" : "with --resume auto goes on from there");
-    return static_cast<int>(Fault::interrupted);
-  }
-  if (result.tuned_weights) write_tuned_model(recipe, *result.tuned_weights, result.final_folder);
-  tell_summary(result);
-  hand_over(recipe, result);
-  return 0;
+  if (wanted.ranks * wanted.hosts > 1) return launch(wanted, started_with("run", arguments), recipe.output_dir);
+  return run_as_rank(recipe, values["resume"].as<std::string>(), rank);
 }
 
 }  // namespace tune

@@ -7,6 +7,8 @@
 
 namespace tune {
 
+std::string program_version() { return fmt::format("{} ({}), LibTorch {}", TUNE_VERSION, kRevision, TORCH_VERSION); }
+
 int print_version() {
   fmt::print("tune {} ({})\nLibTorch {}\nCUDA {}\n", TUNE_VERSION, kRevision, TORCH_VERSION,
              at::globalContext().hasCUDART() ? "yes" : "no");

@@ -36,4 +36,7 @@ struct DeviceFacts {
 };
 DeviceFacts device_facts(const at::Device& device);
 
+/// The current device of this thread from now on: kernels, cuBLAS and NCCL work there.
+void use_device(const at::Device& device);
+
 }  // namespace tune::cuda

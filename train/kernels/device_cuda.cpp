@@ -1,4 +1,5 @@
 #include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAFunctions.h>
 
 #include "train/kernels/cuda.h"
 
@@ -8,5 +9,7 @@ DeviceFacts device_facts(const at::Device& device) {
   const cudaDeviceProp& properties = *at::cuda::getDeviceProperties(device.index());
   return {.name = properties.name, .capability = properties.major * 10 + properties.minor};
 }
+
+void use_device(const at::Device& device) { c10::cuda::set_device(device.index()); }
 
 }  // namespace tune::cuda

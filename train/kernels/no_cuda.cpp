@@ -28,5 +28,6 @@ at::Tensor attention_backward(const at::Tensor&, const at::Tensor&, const Attent
   refuse();
 }
 DeviceFacts device_facts(const at::Device&) { refuse(); }
+void use_device(const at::Device&) { refuse(); }
 
 }  // namespace tune::cuda

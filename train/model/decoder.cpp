@@ -22,6 +22,8 @@ struct Decoder::Parts {
   at::Tensor embedding_gradient, head_gradient, final_norm_gradient;
   std::vector<std::unique_ptr<Layer>> layers;
   std::vector<Parameter> trained;
+  std::vector<std::size_t> first_trained;  // of each layer; then of what follows the layers
+  std::function<void(std::size_t)> gradients_ready;
   RopeTable rope;
   bool adapter_on = true;
   bool dropout_on = false;
@@ -89,9 +91,11 @@ void Decoder::Parts::collect_trained() {
   const bool full = options.adapter.type == AdapterType::none;
   if (full) add("model.embed_tokens.weight", embedding, embedding_master, embedding_gradient, true);
   for (auto& layer : layers) {
+    first_trained.push_back(trained.size());
     if (full) layer->train_weights(options.train_router);
     layer->append_parameters(trained);
   }
+  first_trained.push_back(trained.size());
   if (!full) return;
   add("model.norm.weight", final_norm, final_norm_master, final_norm_gradient, false);
   if (config.tie_word_embeddings)
@@ -171,6 +175,8 @@ at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
   return result.y;
 }
 
+void Decoder::on_gradients(std::function<void(std::size_t)> ready) { parts_->gradients_ready = std::move(ready); }
+
 void Decoder::collect_inputs(InputStatistics* statistics) { parts_->input_statistics = statistics; }
 
 std::optional<RouterLoad> Decoder::router_load() const {
@@ -202,6 +208,10 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
     rms_norm_backward_add_(d_x, d_normed, p.last_hidden, p.final_norm, p.last_inv_rms, p.final_norm_gradient);
     p.last_hidden = p.last_inv_rms = at::Tensor();
   }
+  const auto ready = [&](std::size_t layer) {
+    if (p.gradients_ready) p.gradients_ready(p.first_trained[layer]);
+  };
+  ready(p.layers.size());
   const bool embedding_trained = p.embedding_gradient.defined();
   for (std::size_t i = p.layers.size(); i-- > 0;) {
     LayerTape& tape = p.tapes[i];
@@ -210,6 +220,7 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
       p.layers[i]->forward(input, p.sequence, &tape);
     }
     d_x = p.layers[i]->backward(d_x, p.sequence, tape, i > 0 || embedding_trained);
+    ready(i);
   }
   if (embedding_trained) add_rows_(p.embedding_gradient, p.ids, d_x.to(at::kFloat));
   p.tapes.clear();

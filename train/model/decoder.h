@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -80,6 +81,10 @@ class Decoder {
   /// rows have none. Adds to the gradients of trained(), then forgets what was kept. aux_weight: of the auxiliary loss
   /// of that forward pass, whose gradient is added; without experts it means nothing.
   void backward(const at::Tensor& d_hidden, const at::Tensor& row_index, double aux_weight = 0);
+
+  /// `ready(first)` is called in the course of a backward(), with falling numbers: the gradients of trained() from
+  /// `first` on are complete. Null ends that.
+  void on_gradients(std::function<void(std::size_t first)> ready);
 
   /// Of the last forward(); nothing for a model without experts.
   std::optional<RouterLoad> router_load() const;

@@ -91,6 +91,25 @@ std::int64_t nf4_bytes(const ModelConfig& c) {
   return weights / 2 + weights / 64 + weights / (64 * 256) * 4;
 }
 
+std::int64_t gradient_bucket_bytes(const Recipe& recipe, const ModelConfig& c) {
+  std::int64_t values = 0;
+  const auto add = [&](std::int64_t size, std::int64_t count) {
+    if (size * std::int64_t{sizeof(float)} < kLargeGradientBytes) values += size * count;
+  };
+  if (recipe.adapter.type == AdapterType::none) {
+    add(c.hidden_size, 2 * c.num_hidden_layers + 1);  // norms
+    for (const LinearKind& linear : linear_kinds(c)) add(linear.out * linear.in, linear.count * c.num_hidden_layers);
+    return values * std::int64_t{sizeof(float)};
+  }
+  const std::vector<std::string> targets = adapted_modules(recipe.adapter, c);
+  for (const LinearKind& linear : linear_kinds(c)) {
+    if (std::find(targets.begin(), targets.end(), linear.name) == targets.end()) continue;
+    for (const std::int64_t side : {linear.in, linear.out})
+      add(recipe.adapter.lora_r * side, linear.count * c.num_hidden_layers);
+  }
+  return values * std::int64_t{sizeof(float)};
+}
+
 std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c, const Plan& plan) {
   const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
   const std::int64_t element = dtype == Dtype::fp32 ? 4 : 2, tokens = plan.micro_batch_tokens,
@@ -111,6 +130,8 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
         {"adapter and masters", trained * (element == 4 ? 4 : 6) + dense_b_bytes(c, recipe.adapter, element)});
   items.push_back({"gradients", trained * 4});
   items.push_back({"optimizer", recipe.train.optim == OptimizerType::adamw ? trained * 8 : 0});
+
+  if (plan.ranks > 1) items.push_back({"gradient buckets", gradient_bucket_bytes(recipe, c)});
 
   const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;
   const bool checkpointing = recipe.train.gradient_checkpointing;

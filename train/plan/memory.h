@@ -17,6 +17,11 @@ inline constexpr std::int64_t kCudaContextBytes = std::int64_t{512} << 20;
 /// quantised again in blocks of 256): 4.127 bits a weight. Dettmers et al. 2023, section 3.
 std::int64_t nf4_bytes(const ModelConfig& config);
 
+/// Gradients of several ranks travel as they lie from this size on, smaller ones in buckets
+/// (train/parallel/gradient_sum.h): how much those hold.
+inline constexpr std::int64_t kLargeGradientBytes = 1 << 20;
+std::int64_t gradient_bucket_bytes(const Recipe& recipe, const ModelConfig& config);
+
 /// What lies in memory at the moment of the peak: at the first layer to go backward (the last one of the model), or in
 /// an evaluation where that needs more. On CUDA the device's memory; what lies in the host's is not counted.
 std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& config, const Plan& plan);

@@ -109,6 +109,7 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
   plan.steps = recipe.train.max_steps;
   plan.micro_batch_tokens = recipe.train.per_device_train_batch_size * recipe.data.max_length;
   if (loader != nullptr) {
+    plan.ranks = loader->ranks();
     plan.steps = loader->total_steps();
     plan.steps_per_epoch = loader->steps_per_epoch();
     plan.tokens_per_epoch = loader->tokens_per_epoch();

@@ -16,6 +16,7 @@ struct MemoryItem {
 
 /// What is known before the first step. Printed, stored in run.json, compared with the measured peak at the end.
 struct Plan {
+  std::int64_t ranks = 1;  // memory is that of each
   std::int64_t steps = 0;
   std::int64_t steps_per_epoch = 0;
   std::int64_t tokens_per_epoch = 0;

@@ -1,0 +1,23 @@
+#pragma once
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "train/step.h"
+
+namespace tune {
+
+/// optimizer_step of one rank that has the whole step.
+inline std::optional<StepOutcome> lone_step(Decoder& decoder, Optimizer& optimizer, std::vector<PackedBatch> batches,
+                                            const TrainOptions& options, std::int64_t step, std::int64_t total_steps) {
+  StepShare share{.micro_batches = std::move(batches)};
+  for (const PackedBatch& batch : share.micro_batches) {
+    share.tokens += batch.tokens();
+    share.trained_tokens += batch.trained_tokens();
+  }
+  World alone;
+  GradientSum gradient_sum(alone, decoder.trained());
+  return optimizer_step(decoder, optimizer, share, options, step, total_steps, alone, gradient_sum);
+}
+
+}  // namespace tune

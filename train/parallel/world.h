@@ -1,0 +1,78 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "recipes/schema/recipe.h"
+#include "train/parallel/rank.h"
+#include "train/parallel/watch.h"
+
+namespace tune {
+
+/// The ranks of one run and what they tell each other, through c10d: a TCPStore that rank 0 keeps, Gloo for values on
+/// the host, Gloo or NCCL for tensors. Every rank must call the same collectives in the same order. Alone, all of it is
+/// free. One thread at a time. Collectives throw what Watch::waiting does.
+class World {
+ public:
+  /// One process: nobody to talk to.
+  World();
+
+  /// Meets the others. Facts are compared with rank 0's. device: "cpu" or "cuda:N", the same kind for all.
+  /// Error{Fault::recipe} when the port is taken, the master or a rank doesn't come within the timeout (which one is
+  /// named), or facts differ (rank and fact are named).
+  World(const Rank& rank, const DistributedOptions& options, const std::string& device,
+        const std::filesystem::path& output_dir, const std::map<std::string, std::string>& facts);
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  const Rank& rank() const { return rank_; }
+  bool alone() const { return rank_.count == 1; }
+  std::int64_t hosts() const { return hosts_; }
+
+  /// Says what this rank is about to do.
+  void enter(Phase phase, std::int64_t step = 0);
+
+  /// Whether this rank is the one to tell of a failure that ends the run with `code`.
+  bool claims_failure(int code) const;
+  void leave_the_word() const;
+
+  /// Sums over all ranks.
+  std::vector<double> sum(std::vector<double> values);
+
+  /// A sum over all ranks that goes on in the background, in place; `values` is contiguous and stays untouched until
+  /// wait(). On CUDA wait() makes the current stream wait, not the host.
+  class Pending {
+   public:
+    void wait();
+
+   private:
+    friend class World;
+    std::function<void()> wait_;
+  };
+  Pending begin_sum(const at::Tensor& values);
+
+  /// What rank `root` has in `values`, for everybody, in place. Returns when it is there.
+  void broadcast(const at::Tensor& values, std::int64_t root);
+
+  /// What rank 0 makes of it, for everybody; the others wait for as long as it takes.
+  std::string from_first(const std::function<std::string()>& text);
+
+  /// One text of each rank, in order.
+  std::vector<std::string> from_each(const std::string& text);
+
+ private:
+  struct Parts;
+  Rank rank_;
+  std::int64_t hosts_ = 1;
+  std::unique_ptr<Parts> parts_;  // null alone
+};
+
+}  // namespace tune
