@@ -123,5 +123,5 @@ def test_torchruns_variables_are_understood(job):
     command = [*torchrun, BINARY, "run", "--recipe", recipe, "--set", f"output_dir={root / 'torchrun'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "2 ranks on 1 host, by torchrun's variables" in done.stderr
+    assert "2 ranks on 1 host, by RANK and WORLD_SIZE" in done.stderr
     same_curve(root / "own", root / "torchrun")

@@ -9,7 +9,6 @@
 #include <chrono>
 #include <exception>
 #include <filesystem>
-#include <optional>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
@@ -101,16 +100,17 @@ int measure(World& world, const std::string& device) {
 
 int examine_as_rank(const Rank& rank, Device wanted) {
   choose_gpu(rank.local_number);
-  std::optional<World> world;
+  share_cores(rank.local_count);
+  World world;
   try {
     const std::string device = chosen_device(wanted);
-    world.emplace(rank, DistributedOptions{.timeout_seconds = 30}, device, folder(),
-                  std::map<std::string, std::string>{{"program", program_version()}});
-    return measure(*world, device);
+    world.meet(rank, {.timeout_seconds = 30}, device, folder(), {{"program", program_version()}});
+    return measure(world, device);
   } catch (...) {
     const Complaint complaint = complaint_of(std::current_exception());
     std::fflush(stdout);
-    if (world ? world->claims_failure(complaint.exit_code) : claims_failure_of_launch(folder(), complaint.exit_code))
+    if (world.alone() ? claims_failure_of_launch(folder(), complaint.exit_code)
+                      : world.claims_failure(complaint.exit_code))
       tell("tune: rank {} of {} ({}): {}\n", rank.number, rank.count, host_name(), complaint.text);
     std::_Exit(complaint.exit_code);
   }

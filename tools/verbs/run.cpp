@@ -120,25 +120,22 @@ int run_as_rank(const Recipe& recipe, const std::string& resume, const Rank& ran
   if (rank.writes()) lock.emplace(recipe.output_dir);
   choose_gpu(rank.local_number);
   if (rank.local_count > 1) share_cores(rank.local_count);
-  if (rank.count == 1) {
-    World alone;
-    return train_and_hand_over(recipe, resume, alone);
-  }
-  std::optional<World> world;
+  World world;
+  if (rank.count == 1) return train_and_hand_over(recipe, resume, world);
   try {
     const std::string device = chosen_device(recipe.train.device);
-    world.emplace(rank, recipe.distributed, device, recipe.output_dir, facts_to_agree_on(recipe, device));
+    world.meet(rank, recipe.distributed, device, recipe.output_dir, facts_to_agree_on(recipe, device));
     if (rank.writes())
-      tell("{} ranks on {} host{}, by {}: {} each\n", rank.count, world->hosts(), world->hosts() == 1 ? "" : "s",
+      tell("{} ranks on {} host{}, by {}: {} each\n", rank.count, world.hosts(), world.hosts() == 1 ? "" : "s",
            rank.source, device_name(device));
     else
       fall_silent();
-    return train_and_hand_over(recipe, resume, *world);
+    return train_and_hand_over(recipe, resume, world);
   } catch (...) {
     const Complaint complaint = complaint_of(std::current_exception());
     std::fflush(stdout);
-    if (world ? world->claims_failure(complaint.exit_code)
-              : claims_failure_of_launch(recipe.output_dir, complaint.exit_code)) {
+    if (world.alone() ? claims_failure_of_launch(recipe.output_dir, complaint.exit_code)
+                      : world.claims_failure(complaint.exit_code)) {
       speak_again();
       tell("tune: rank {} of {} ({}): {}\n", rank.number, rank.count, host_name(), complaint.text);
     }

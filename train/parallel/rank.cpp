@@ -50,7 +50,7 @@ Rank checked(const Rank& rank) {
 
 Rank from_torchrun() {
   Rank rank{.number = needed("RANK", "WORLD_SIZE"), .count = needed("WORLD_SIZE", "RANK")};
-  rank.source = "torchrun's variables";
+  rank.source = "RANK and WORLD_SIZE";
   rank.local_number = number("LOCAL_RANK").value_or(rank.number);
   rank.local_count = number("LOCAL_WORLD_SIZE").value_or(rank.local_number == rank.number ? rank.count : 1);
   rank.master_address = variable("MASTER_ADDR").value_or(rank.master_address);

@@ -10,7 +10,7 @@ struct Rank {
   std::int64_t local_number = 0, local_count = 1;  // of those on this host
   std::string master_address = "127.0.0.1";        // of rank 0, which keeps the store that all meet at
   std::int64_t master_port = 29500;
-  std::string source;  // who says so, for messages: "torchrun's variables", "Slurm"; empty: nobody, one process
+  std::string source;  // who says so, for messages: "RANK and WORLD_SIZE"; empty: nobody, one process
 
   bool writes() const { return number == 0; }
 };

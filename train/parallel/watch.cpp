@@ -261,25 +261,27 @@ void Watch::waiting(const char* name, const std::function<void()>& wait) {
     parts_->waiting_in = name;
     parts_->waiting_since = Clock::now();
   }
-  std::string reason;
+  const auto no_longer = [&] {
+    const std::lock_guard lock(parts_->mutex);
+    parts_->waiting_in = nullptr;
+  };
   try {
     wait();
   } catch (const std::exception& error) {
-    reason = error.what();
-    reason = reason.substr(0, reason.find('\n'));
+    no_longer();
+    broken(name, error.what());
   }
-  {
-    const std::lock_guard lock(parts_->mutex);
-    parts_->waiting_in = nullptr;
-    if (reason.empty()) return;
-  }
+  no_longer();
+}
+
+void Watch::broken(const char* name, const std::string& reason) const {
   const std::vector<Heartbeat> still = parts_->standing_still([] {});
   parts_->end_if_others_failed();  // the launcher or another rank knows better and has spoken
   std::vector<std::string> names;
   for (const Heartbeat& heartbeat : still) names.push_back(parts_->who(heartbeat) + whereabouts(heartbeat));
   throw Error{Fault::running,
               {},
-              names.empty() ? fmt::format("a connection between ranks broke in {}: {}", name, reason)
+              names.empty() ? fmt::format("a connection between ranks broke in {}: {}", name, reason.substr(0, reason.find('\n')))
                             : fmt::format("{} {} gone: the connection broke in {}", fmt::join(names, " and "),
                                           names.size() == 1 ? "is" : "are", name),
               "the same command goes on from the newest checkpoint"};

@@ -57,6 +57,9 @@ class Watch {
   /// or a connection broke: Error{Fault::running} names the rank, where it was and what to do.
   void waiting(const char* name, const std::function<void()>& wait);
 
+  /// The same for a wait that has failed already.
+  [[noreturn]] void broken(const char* name, const std::string& reason) const;
+
   /// Claims a failure of this rank; see claim_failure.
   bool claim(int code) const;
 

@@ -82,6 +82,7 @@ std::pair<std::string, std::string> first_difference(const std::string& one, con
 }  // namespace
 
 struct World::Parts {
+  std::filesystem::path output_dir;
   c10::intrusive_ptr<c10d::Store> store;
   std::unique_ptr<Watch> watch;
   c10::intrusive_ptr<c10d::Backend> host, device;  // the same on the CPU
@@ -109,9 +110,13 @@ std::int64_t World::Parts::roll_call(const Rank& rank, const std::map<std::strin
   store->set(key(rank.number), bytes_of(mine.dump()));
   const auto start = Clock::now();
   std::vector<std::int64_t> missing;
-  for (std::int64_t i = 0; i < rank.count; ++i) {
-    const auto waited = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - start);
-    if (!wait_for(key(i), std::max(timeout - waited, 0s))) missing.push_back(i);
+  try {
+    for (std::int64_t i = 0; i < rank.count; ++i) {
+      const auto waited = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - start);
+      if (!wait_for(key(i), std::max(timeout - waited, 0s))) missing.push_back(i);
+    }
+  } catch (const std::exception& error) {  // rank 0 has ended, for a reason that it has told
+    watch->broken("the roll call", error.what());
   }
   if (!missing.empty())
     throw Error{Fault::recipe,
@@ -142,13 +147,14 @@ std::int64_t World::Parts::roll_call(const Rank& rank, const std::map<std::strin
 
 World::World() = default;
 
-World::World(const Rank& rank, const DistributedOptions& options, const std::string& device,
-             const std::filesystem::path& output_dir, const std::map<std::string, std::string>& facts)
-    : rank_(rank) {
+void World::meet(const Rank& rank, const DistributedOptions& options, const std::string& device,
+                 const std::filesystem::path& output_dir, const std::map<std::string, std::string>& facts) {
+  rank_ = rank;
   if (alone()) return;
   const std::chrono::seconds timeout(options.timeout_seconds);
   parts_ = std::make_unique<Parts>();
   Parts& p = *parts_;
+  p.output_dir = output_dir;
   quieten_c10d();
   p.store = open_store(rank, timeout);
   if (rank.number == 0) {
@@ -184,7 +190,10 @@ void World::enter(Phase phase, std::int64_t step) {
   if (parts_) parts_->watch->enter(phase, step);
 }
 
-bool World::claims_failure(int code) const { return !parts_ || !parts_->watch || parts_->watch->claim(code); }
+bool World::claims_failure(int code) const {
+  if (!parts_) return true;
+  return parts_->watch ? parts_->watch->claim(code) : claims_failure_of_launch(parts_->output_dir, code);
+}
 
 void World::leave_the_word() const {
   if (parts_) parts_->watch->leave_the_word();

@@ -24,11 +24,11 @@ class World {
   /// One process: nobody to talk to.
   World();
 
-  /// Meets the others. Facts are compared with rank 0's. device: "cpu" or "cuda:N", the same kind for all.
+  /// Meets the others, before everything else. Facts are compared with rank 0's. device: "cpu" or "cuda:N", the same kind for all.
   /// Error{Fault::recipe} when the port is taken, the master or a rank doesn't come within the timeout (which one is
   /// named), or facts differ (rank and fact are named).
-  World(const Rank& rank, const DistributedOptions& options, const std::string& device,
-        const std::filesystem::path& output_dir, const std::map<std::string, std::string>& facts);
+  void meet(const Rank& rank, const DistributedOptions& options, const std::string& device,
+            const std::filesystem::path& output_dir, const std::map<std::string, std::string>& facts);
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
@@ -40,7 +40,7 @@ class World {
   /// Says what this rank is about to do.
   void enter(Phase phase, std::int64_t step = 0);
 
-  /// Whether this rank is the one to tell of a failure that ends the run with `code`.
+  /// Whether this rank is the one to tell of a failure that ends the run with `code`, meet()'s own among them.
   bool claims_failure(int code) const;
   void leave_the_word() const;
 
