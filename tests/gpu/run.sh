@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the GPU tests into build/gpu, runs them and prints a table. Fails when one of them does; where there is no GPU,
-# all are skipped. Wants nvcc, CMake, GoogleTest, nlohmann-json (CMAKE_PREFIX_PATH where they lie elsewhere) and a
-# LibTorch 2.11 ... 2.15 with CUDA: TORCH_DIR, else .venv's, else python3's. No network.
+# all are skipped. Wants nvcc, CMake, GoogleTest, nlohmann-json, Gloo's headers (libgloo-dev; CMAKE_PREFIX_PATH where
+# they lie elsewhere) and a LibTorch 2.11 ... 2.15 with CUDA: TORCH_DIR, else .venv's, else python3's. No network.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$PWD/build/gpu

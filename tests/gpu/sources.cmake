@@ -5,10 +5,10 @@ file(GLOB gpu_sources RELATIVE ${root} CONFIGURE_DEPENDS ${root}/train/kernels/*
 list(FILTER gpu_sources EXCLUDE REGEX "(no_cuda|hash)\\.cpp$")
 list(APPEND gpu_sources train/model/decoder.cpp train/model/input_statistics.cpp train/model/layer.cpp
      train/model/linear.cpp train/model/load.cpp train/model/mlp.cpp train/model/overflow.cpp train/model/router.cpp
-     train/non_finite.cpp train/step.cpp train/stop.cpp train/device.cpp checkpoints/weights.cpp
-     checkpoints/huggingface/convert.cpp checkpoints/huggingface/model_tensors.cpp data/batch.cpp data/dealing.cpp data/loader.cpp
-     data/mixing.cpp data/order.cpp data/packing.cpp recipes/schema/error.cpp
-     recipes/schema/tell.cpp train/parallel/gloo.cpp train/parallel/gradient_sum.cpp train/parallel/nccl.cpp
-     train/parallel/rank.cpp train/parallel/watch.cpp train/parallel/world.cpp)
-# c10d's headers show what these ask for (train/CMakeLists.txt, which is the other half of this, knows them as well)
+     train/parallel/gloo.cpp train/parallel/gradient_sum.cpp train/parallel/nccl.cpp train/parallel/rank.cpp
+     train/parallel/watch.cpp train/parallel/world.cpp train/non_finite.cpp train/step.cpp train/stop.cpp
+     train/device.cpp checkpoints/weights.cpp checkpoints/huggingface/convert.cpp
+     checkpoints/huggingface/model_tensors.cpp data/batch.cpp data/dealing.cpp data/loader.cpp data/mixing.cpp
+     data/order.cpp data/packing.cpp recipes/schema/error.cpp recipes/schema/tell.cpp)
+# What c10d's headers show; in the whole build train/CMakeLists.txt says it.
 set(c10d_definitions USE_DISTRIBUTED USE_C10D_GLOO USE_C10D_NCCL)
