@@ -12,6 +12,7 @@
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/files/file_system.h"
 #include "checkpoints/peft/adapter_folder.h"
+#include "checkpoints/training/background_save.h"
 #include "checkpoints/training/restore.h"
 #include "checkpoints/training/retention.h"
 #include "checkpoints/training/save.h"
@@ -122,6 +123,8 @@ class Run {
   std::unique_ptr<Reporter> reporter_;  // of the rank that writes
   std::int64_t step_ = 0, resumed_from_ = 0, saved_ = -1;
   std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
+  BackgroundSave background_save_;
+  std::optional<UninterruptedWrite> unfinished_save_;
 };
 
 Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
@@ -212,6 +215,8 @@ RunResult Run::train() {
     tokens_ += outcome->tokens;
     trained_tokens_ += outcome->trained_tokens;
     record_.latest.reset();
+    background_save_.check();
+    if (!background_save_.running()) unfinished_save_.reset();
     log(*outcome, seconds_since(step_start));
     going = (world_.alone() || !outcome->stop_requested) && evaluate_when_due();
     if (going && (due(recipe_.save.save_steps) || step_ == plan_.steps)) save();
@@ -224,6 +229,7 @@ RunResult Run::train() {
   result.interrupted = !after;
   const UninterruptedWrite until_the_end;
   if (result.interrupted && saved_ != step_) save();
+  background_save_.finish();
   result.before = record_.before;
   result.after = record_.latest;
   if (!world_.rank().writes()) return result;
@@ -297,15 +303,18 @@ void Run::require_disk() {
   require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
 }
 
+// In the background, except where a copy would double what full fine-tuning keeps in the host's memory.
 void Run::save() {
   saved_ = step_;
   if (!world_.rank().writes()) return;
   world_.enter(Phase::saving, step_);
-  const UninterruptedWrite to_its_end;
+  unfinished_save_.emplace();
   std::vector<at::Tensor> host;
   const bool full = recipe_.adapter.type == AdapterType::none;
-  save_checkpoint(folder_, state(host),
-                  full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)));
+  const auto adapter = full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config));
+  if (!full || decoder_->options().device != "cpu")
+    return background_save_.begin(folder_, state(host), adapter, recipe_.save.save_total_limit);
+  save_checkpoint(folder_, state(host), adapter);
   retain_checkpoints(folder_, recipe_.save.save_total_limit);
 }
 

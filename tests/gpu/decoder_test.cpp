@@ -78,14 +78,31 @@ void fill_adapter(Decoder& decoder) {
 
 class GpuDecoder : public GpuTest {};
 
+double share_of_norm(const at::Tensor& have, const at::Tensor& want) {
+  return ((have - want).norm() / (want.norm() + 1e-6)).item<double>();
+}
+
+// By how much bf16 moves the gradients of this case on the CPU, as the largest share of a gradient's norm. Experts have
+// more of it: rounding sends a token that is undecided between two of them to the other one.
+double bf16_error(const Case& c, const PackedBatch& batch) {
+  std::unique_ptr<Decoder> exact = make_decoder(c, Dtype::fp32, "cpu"), rounded = make_decoder(c, Dtype::bf16, "cpu");
+  for (Decoder* decoder : {exact.get(), rounded.get()}) {
+    fill_adapter(*decoder);
+    supervised_loss(*decoder, batch, 0.25, true);
+  }
+  double largest = 0;
+  for (std::size_t i = 0; i < exact->trained().size(); ++i)
+    largest = std::max(largest, share_of_norm(rounded->trained()[i].gradient, exact->trained()[i].gradient));
+  return largest;
+}
+
 TEST_F(GpuDecoder, HiddenStatesAndGradientsAreTheCpus) {
   double worst = 0;
   for (const Dtype dtype : {Dtype::fp32, Dtype::bf16}) {
-    // share of the norm: fp32 sums of some hundred terms; bf16 differs from fp32 by up to 0.043 here (on the CPU), so
-    // two ways to round by up to twice that
-    const double tolerance = dtype == Dtype::fp32 ? 3e-5 : 0.09;
     for (const Case& c : kCases) {
       const PackedBatch batch = documents({9, 30, 1, 57}, 0);
+      // share of the norm: fp32 sums of some hundred terms; two ways to round to bf16 differ by twice one's error
+      const double tolerance = dtype == Dtype::fp32 ? 3e-5 : 2 * bf16_error(c, batch);
       std::unique_ptr<Decoder> host = make_decoder(c, dtype, "cpu"), gpu = make_decoder(c, dtype, "cuda:0");
       fill_adapter(*host), fill_adapter(*gpu);
       const at::Tensor hidden = host->forward(batch, false).to(at::kFloat);
@@ -96,7 +113,7 @@ TEST_F(GpuDecoder, HiddenStatesAndGradientsAreTheCpus) {
       EXPECT_NEAR(gpu_loss.sum, host_loss.sum, host_loss.sum * tolerance) << c.name;
       for (std::size_t i = 0; i < host->trained().size(); ++i) {
         const at::Tensor want = host->trained()[i].gradient, have = gpu->trained()[i].gradient.cpu();
-        const double share = ((have - want).norm() / (want.norm() + 1e-6)).item<double>();
+        const double share = share_of_norm(have, want);
         EXPECT_LE(share, tolerance) << c.name << ", " << host->trained()[i].name;
         worst = std::max(worst, share / tolerance);
       }

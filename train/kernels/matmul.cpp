@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "recipes/schema/error.h"
 
 #ifdef TUNE_HAS_MKLDNN_MATMUL
@@ -18,18 +20,41 @@ namespace {
 // 0.5 M: 43 us against 34, 1.2 M: 56 against 121, 8 M: 96 against 121, 537 M: 5.0 ms against 5.5 ms (load: one core's).
 constexpr std::int64_t kSmallProduct = 1 << 20;
 
-// ATen refuses it, in fp32 too, where oneDNN has no bf16 arithmetic: on processors before AVX-512.
+// oneDNN has bf16 arithmetic from AVX-512 on.
+bool processor_has_bf16() {
+  static const bool has = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq");
+  return has;
+}
+
+// ATen refuses oneDNN's product where it has no bf16, in fp32 as well.
 bool onednn_is_allowed() {
 #ifdef TUNE_HAS_MKLDNN_MATMUL
-  static const bool allowed = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                              __builtin_cpu_supports("avx512dq");
-  return allowed;
+  return processor_has_bf16();
 #else
   return false;
 #endif
 }
 
-bool to_onednn([[maybe_unused]] const at::Tensor& y, [[maybe_unused]] const at::Tensor& a) {
+// On older processors ATen multiplies bf16 one number at a time: 50 times slower than in fp32.
+bool wants_fp32(const at::Tensor& y) {
+  return y.is_cpu() && y.scalar_type() == at::kBFloat16 && !processor_has_bf16();
+}
+
+// y = beta * y + alpha * a b, rounded once. Blocks of columns keep the copy of a large weight small.
+void multiply_through_fp32(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double beta, double alpha) {
+  constexpr std::int64_t kBlock = 8 << 20;  // values of b
+  const std::int64_t columns = std::max<std::int64_t>(1, kBlock / std::max<std::int64_t>(1, b.size(0)));
+  const at::Tensor left = a.to(at::kFloat);
+  for (std::int64_t first = 0; first < b.size(1); first += columns) {
+    const std::int64_t count = std::min(columns, b.size(1) - first);
+    at::Tensor block = y.narrow(1, first, count);
+    const at::Tensor right = b.narrow(1, first, count).to(at::kFloat);
+    block.copy_(beta == 0 ? at::mm(left, right) : at::addmm(block.to(at::kFloat), left, right, beta, alpha));
+  }
+}
+
+[[maybe_unused]] bool to_onednn([[maybe_unused]] const at::Tensor& y, [[maybe_unused]] const at::Tensor& a) {
 #ifdef TUNE_HAS_MKLDNN_MATMUL
   return onednn_is_allowed() && y.is_cpu() && y.scalar_type() == at::kFloat && y.is_contiguous() &&
          y.numel() * a.size(1) >= kSmallProduct;
@@ -59,6 +84,7 @@ at::Tensor matmul_tn(const at::Tensor& dy, const at::Tensor& x) { return product
 
 void matmul_into_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b) {
   check(y, a, b);
+  if (wants_fp32(y)) return multiply_through_fp32(y, a, b, 0, 1);
 #ifdef TUNE_HAS_MKLDNN_MATMUL
   if (to_onednn(y, a)) return at::native::mkldnn_matmul(a, b, y, 0.0f, 1.0f);
 #endif
@@ -67,6 +93,7 @@ void matmul_into_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b) {
 
 void add_matmul_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha) {
   check(y, a, b);
+  if (wants_fp32(y)) return multiply_through_fp32(y, a, b, 1, alpha);
 #ifdef TUNE_HAS_MKLDNN_MATMUL
   if (to_onednn(y, a)) return at::native::mkldnn_matmul(a, b, y, 1.0f, static_cast<float>(alpha));
 #endif

@@ -131,6 +131,8 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   items.push_back({"gradients", trained * 4});
   items.push_back({"optimizer", recipe.train.optim == OptimizerType::adamw ? trained * 8 : 0});
 
+  if (!full && !on_cuda(recipe) && recipe.save.save_steps > 0)  // what is written while training goes on
+    items.push_back({"copy for checkpoints", trained * (recipe.train.optim == OptimizerType::adamw ? 12 : 4)});
   if (plan.ranks > 1) items.push_back({"gradient buckets", gradient_bucket_bytes(recipe, c)});
 
   const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;

@@ -1,0 +1,44 @@
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <filesystem>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "checkpoints/peft/adapter_config.h"
+#include "checkpoints/training/state.h"
+
+namespace tune {
+
+/// Writes checkpoints on a thread of its own, one at a time, while training goes on. What it writes is a copy that is
+/// made before begin() returns. For one caller.
+class BackgroundSave {
+ public:
+  BackgroundSave() = default;
+  ~BackgroundSave();  // waits
+  BackgroundSave(const BackgroundSave&) = delete;
+  BackgroundSave& operator=(const BackgroundSave&) = delete;
+
+  /// save_checkpoint() and retain_checkpoints() of a copy of `state`. Waits for the one before; throws as finish().
+  void begin(const std::filesystem::path& output_dir, const TrainingState& state,
+             const std::optional<AdapterConfig>& adapter, std::int64_t save_total_limit);
+
+  bool running() const { return running_; }
+
+  /// Waits until it is on disk. Throws what save_checkpoint() threw, once.
+  void finish();
+
+  /// The same without waiting: what went wrong must not be found at the end of the night.
+  void check();
+
+ private:
+  TrainingState copy_;
+  std::vector<std::vector<std::byte>> bytes_;
+  std::atomic<bool> running_ = false;
+  std::exception_ptr failure_;
+  std::thread thread_;
+};
+
+}  // namespace tune

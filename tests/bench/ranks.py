@@ -1,0 +1,70 @@
+"""Two Gloo ranks of one core each beside one rank of two cores, and the bytes that they put on the wire.
+
+On the model of bench.py, interleaved; ratios are medians over the rounds, with their smallest and largest. The bytes are
+those of the loopback interface while nothing else uses it, against the least that a sum over N ranks takes: each rank
+sends 2 (N-1)/N of its gradients. Never a test.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import BATCH, ROOT, STEPS, TOKENS, WARMUP, make_model, recipe, write_rows
+
+CORES = sorted(os.sched_getaffinity(0))[:2]
+
+
+def loopback_bytes():
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split()[9])
+
+
+def run(binary, folder, case, ranks):
+    mode, precision = case.split("-")
+    output, path = folder / f"{case}-{ranks}", folder / f"{case}-{ranks}.yaml"
+    text = recipe(folder / "model", folder / "rows.jsonl", output, mode, precision)
+    path.write_text(text.replace(f"per_device_train_batch_size: {BATCH}", f"per_device_train_batch_size: {BATCH // ranks}"))
+    before = loopback_bytes()
+    command = [binary, "run", "--recipe", path, "--resume", "never", *([f"--nproc={ranks}"] if ranks > 1 else [])]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, CORES))
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1]["tokens"] == (WARMUP + STEPS) * BATCH * TOKENS
+    trained = json.loads((output / "run.json").read_text())["plan"]["trainable_parameters"]
+    least = 2 * (ranks - 1) / ranks * 4 * trained * ranks * (WARMUP + STEPS)
+    return {
+        "tokens_per_s": statistics.median(step["tokens_per_s"] for step in steps[WARMUP:]),
+        "wire": (loopback_bytes() - before) / least if least else None,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="one of lora-bf16, lora-fp32, full-fp32, full-bf16")
+    parser.add_argument("--binary", type=Path, default=ROOT / "build" / "tune")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_model(folder / "model")
+        write_rows(folder / "rows.jsonl")
+        for case in [arguments.only] if arguments.only else ["lora-fp32", "full-fp32"]:
+            alone, shared = [], []
+            for _ in range(arguments.rounds):
+                alone.append(run(arguments.binary, folder, case, 1))
+                shared.append(run(arguments.binary, folder, case, 2))
+            ratios = sorted(b["tokens_per_s"] / a["tokens_per_s"] for a, b in zip(alone, shared))
+            wire = sorted(b["wire"] for b in shared)
+            print(f"{case}: two ranks at {statistics.median(ratios):.2f} x the speed of one "
+                  f"({ratios[0]:.2f} ... {ratios[-1]:.2f}); bytes on the wire {statistics.median(wire):.3f} x the least "
+                  f"({wire[0]:.3f} ... {wire[-1]:.3f})", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
