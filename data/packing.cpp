@@ -49,7 +49,8 @@ std::vector<Slot> first_fit(std::span<const std::int64_t> lengths, std::int64_t 
 }
 
 std::int64_t trained_tokens(const RowView& row) {
-  return row.trained.empty() ? 0 : std::count_if(row.trained.begin() + 1, row.trained.end(), [](auto t) { return t != 0; });
+  return row.trained.empty() ? 0
+                             : std::count_if(row.trained.begin() + 1, row.trained.end(), [](auto t) { return t != 0; });
 }
 
 void append_document(PackedBatch& batch, const RowView& row) {

@@ -9,6 +9,8 @@ trap 'echo "build.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 packages=(g++ pkg-config python3-venv ccache libsentencepiece-dev libyaml-cpp-dev libfmt-dev nlohmann-json3-dev
   libsimdjson-dev libboost-program-options-dev libpcre2-dev libxxhash-dev libzstd-dev zlib1g-dev libgloo-dev libgtest-dev
   libgmock-dev)
+read -ra more <<<"${TUNE_TEST_PACKAGES:-}"
+packages+=("${more[@]}")
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

@@ -4,7 +4,7 @@
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 trap 'echo "test.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
-TUNE_TEST_REQUIREMENTS=tests/requirements.txt ./tools/build.sh
+TUNE_TEST_REQUIREMENTS=tests/requirements.txt TUNE_TEST_PACKAGES="slurm-wlm munge iproute2" ./tools/build.sh
 ./tools/fetch-quickstart.sh
 if [ -n "${CI:-}" ] && ! grep -q 'NVCC:FILEPATH=/' build/CMakeCache.txt; then
   echo "test.sh: no nvcc here: nothing of CUDA was compiled, GPU code is NOT proved by this run" >&2

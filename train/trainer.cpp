@@ -338,10 +338,10 @@ std::optional<std::vector<std::string>> Run::sample_answers() {
                           recipe_.train.seed, 0.0));
   }
   std::vector<std::vector<std::string>> by_rank;
-  for (const std::string& text : world_.from_each(
-           stop_requested() != 0
-               ? std::string()
-               : nlohmann::json(mine).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))) {
+  for (const std::string& text :
+       world_.from_each(stop_requested() != 0
+                            ? std::string()
+                            : nlohmann::json(mine).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))) {
     if (text.empty()) return std::nullopt;
     by_rank.push_back(nlohmann::json::parse(text).get<std::vector<std::string>>());
   }

@@ -35,7 +35,8 @@ MemoryRows some_rows(std::int64_t count) {
 
 std::vector<std::int32_t> ids_of_step(const Loader& loader, std::int64_t step) {
   std::vector<std::int32_t> ids;
-  for (const PackedBatch& batch : loader.step(step).micro_batches) ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
+  for (const PackedBatch& batch : loader.step(step).micro_batches)
+    ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
   return ids;
 }
 

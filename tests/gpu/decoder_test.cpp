@@ -151,9 +151,9 @@ std::vector<double> losses_of_run(const Case& c, Dtype dtype, const char* device
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder->trained(), train);
   std::vector<double> losses;
   for (int step = 0; step < 20; ++step)
-    losses.push_back(lone_step(*decoder, *optimizer, {documents({33, 50}, step % 4), documents({64}, step % 3)}, train,
-                               step, 20)
-                         ->loss);
+    losses.push_back(
+        lone_step(*decoder, *optimizer, {documents({33, 50}, step % 4), documents({64}, step % 3)}, train, step, 20)
+            ->loss);
   return losses;
 }
 

@@ -25,21 +25,20 @@ data:
     - {path: a.jsonl, type: chat, wieght: 2}
   seed: 4
 train: {warmup_ratio: 1.5}
-distributed: {strategy: ddp}
+fsdp: {}
 )";
-  EXPECT_EQ(
-      complaint(yaml),
-      "r.yaml:1:44: dtype is \"bf61\"; did you mean bf16? It may be fp32, bf16 or fp16\n"
-      "r.yaml:2:8: stage is \"dpo\"; it is planned; it may be pretrain or sft now\n"
-      "r.yaml:4:3: unknown key \"lora_rnak\"; did you mean \"lora_r\"?\n"
-      "r.yaml:5:11: lora_r is 0; it must be a whole number, 1 to 1024\n"
-      "r.yaml:6:15: lora_alpha is the text \"32\"; write the number without quotes\n"
-      "r.yaml:8:15: max_length is \"2k\"; it must be a whole number, 8 to 1048576\n"
-      "r.yaml:9:12: packing is \"yes\"; it must be true or false\n"
-      "r.yaml:11:35: unknown key \"wieght\"; did you mean \"weight\"?\n"
-      "r.yaml:12:3: unknown key \"seed\"; did you mean \"train.seed\"?\n"
-      "r.yaml:13:23: warmup_ratio is 1.5; it must be a number, 0 to 1\n"
-      "r.yaml:14:1: unknown key \"distributed\"; it is planned; now one process trains on one device, leave it out");
+  EXPECT_EQ(complaint(yaml),
+            "r.yaml:1:44: dtype is \"bf61\"; did you mean bf16? It may be fp32, bf16 or fp16\n"
+            "r.yaml:2:8: stage is \"dpo\"; it is planned; it may be pretrain or sft now\n"
+            "r.yaml:4:3: unknown key \"lora_rnak\"; did you mean \"lora_r\"?\n"
+            "r.yaml:5:11: lora_r is 0; it must be a whole number, 1 to 1024\n"
+            "r.yaml:6:15: lora_alpha is the text \"32\"; write the number without quotes\n"
+            "r.yaml:8:15: max_length is \"2k\"; it must be a whole number, 8 to 1048576\n"
+            "r.yaml:9:12: packing is \"yes\"; it must be true or false\n"
+            "r.yaml:11:35: unknown key \"wieght\"; did you mean \"weight\"?\n"
+            "r.yaml:12:3: unknown key \"seed\"; did you mean \"train.seed\"?\n"
+            "r.yaml:13:23: warmup_ratio is 1.5; it must be a number, 0 to 1\n"
+            "r.yaml:14:1: unknown key \"fsdp\"; sharding is planned; leave it out");
 }
 
 TEST(Reader, FillsEveryKeyOfTheContract) {

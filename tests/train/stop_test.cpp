@@ -37,6 +37,15 @@ TEST(Stop, FirstSignalAsksAndTheSecondEnds) {
             128 + SIGINT);
 }
 
+TEST(Stop, AnEchoIsNoSecondSignal) {
+  EXPECT_EQ(exit_code([] {
+              std::raise(SIGTERM);
+              std::raise(SIGTERM);
+              return stop_requested() == SIGTERM ? 75 : 1;
+            }),
+            75);
+}
+
 TEST(Stop, SecondSignalLetsAWriteFinish) {
   EXPECT_EQ(exit_code([] {
               const UninterruptedWrite write;

@@ -28,6 +28,7 @@ const std::vector<Verb>& verbs() {
       {"imatrix", "which columns of the weights count on some data, for better quantised GGUFs", imatrix_verb},
       {"verify", "compare an exported model's answers with those of what was trained", verify_verb},
       {"upscale", "a deeper model out of a base model, whose layers are repeated (SOLAR)", upscale_verb},
+      {"slurm", "write the batch file of a job that survives time limits and preemption", slurm_verb},
       {"inspect", "what is inside a model, adapter or checkpoint, and whether it is intact", inspect_verb},
       {"doctor", "what this machine has and lacks for training", doctor_verb},
       {"completion", "a completion script for bash", completion_verb},

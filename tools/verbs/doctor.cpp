@@ -12,8 +12,8 @@
 #include <sstream>
 
 #include "checkpoints/files/file_system.h"
-#include "recipes/schema/lookup.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/lookup.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/doctor_ranks.h"
 #include "tools/verbs/graphics_cards.h"

@@ -80,7 +80,8 @@ void measure_ranks(World& world, const std::string& device) {
   for (std::int64_t root = 0; root < world.rank().count; ++root) {
     const double mine = median_seconds(world, [&] { world.broadcast(values, root); });
     double slowest = 0;
-    for (const std::string& text : world.from_each(fmt::format("{}", mine))) slowest = std::max(slowest, std::stod(text));
+    for (const std::string& text : world.from_each(fmt::format("{}", mine)))
+      slowest = std::max(slowest, std::stod(text));
     fmt::print("{:>12}{:>12.3f}{:>14.3f}   {}\n", root, slowest * 1e3, static_cast<double>(kBroadcast) / slowest / 1e9,
                hosts[static_cast<std::size_t>(root)]);
   }

@@ -30,14 +30,13 @@ void print_json(const Plan& plan, Device device) {
   for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
   const nlohmann::ordered_json rank = {
       {"device", device == Device::cuda ? "cuda" : "cpu"}, {"peak_bytes", plan.peak_bytes()}, {"memory", memory}};
-  const nlohmann::ordered_json json = {
-      {"steps", plan.steps},
-      {"steps_per_epoch", plan.steps_per_epoch},
-      {"tokens_per_epoch", plan.tokens_per_epoch},
-      {"micro_batch_tokens", plan.micro_batch_tokens},
-      {"parameters", plan.parameters},
-      {"trainable_parameters", plan.trainable_parameters},
-      {"ranks", std::vector(static_cast<std::size_t>(plan.ranks), rank)}};
+  const nlohmann::ordered_json json = {{"steps", plan.steps},
+                                       {"steps_per_epoch", plan.steps_per_epoch},
+                                       {"tokens_per_epoch", plan.tokens_per_epoch},
+                                       {"micro_batch_tokens", plan.micro_batch_tokens},
+                                       {"parameters", plan.parameters},
+                                       {"trainable_parameters", plan.trainable_parameters},
+                                       {"ranks", std::vector(static_cast<std::size_t>(plan.ranks), rank)}};
   fmt::print("{}\n", json.dump(2));
 }
 

@@ -1,12 +1,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <map>
 #include <optional>
 
 #include "checkpoints/files/output_lock.h"
+#include "checkpoints/training/starts.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
@@ -20,6 +22,7 @@
 #include "tools/verbs/verification.h"
 #include "train/device.h"
 #include "train/parallel/world.h"
+#include "train/stop.h"
 #include "train/trainer.h"
 
 namespace tune {
@@ -103,12 +106,22 @@ int train_and_hand_over(const Recipe& recipe, const std::string& resume, World& 
   check_calibration(recipe);
   const RunResult result = run_training(recipe, resume_option(resume), world);
   if (result.interrupted) {
+    const bool nowhere = world.from_first([&] {
+      return goes_nowhere(recipe.output_dir, result.resumed_from, result.steps) ? "yes" : "no";
+    }) == "yes";
+    if (nowhere)
+      throw Error{Fault::running,
+                  {recipe.output_dir},
+                  fmt::format("stopped at step {} {} times in a row without having done a step", result.steps,
+                              kStartsWithoutProgress),
+                  "give it more time (the job's limit, or the grace of a preemption), then start it again"};
     tell("stopped after step {}; the same command {}\n", result.steps,
          resume == "auto" ? "goes on from there" : "with --resume auto goes on from there");
     return static_cast<int>(Fault::interrupted);
   }
   world.enter(Phase::finished);
   if (!world.rank().writes()) return 0;
+  forget_starts(recipe.output_dir);
   if (result.tuned_weights) write_tuned_model(recipe, *result.tuned_weights, result.final_folder);
   tell_summary(result);
   hand_over(recipe, result);
@@ -116,6 +129,8 @@ int train_and_hand_over(const Recipe& recipe, const std::string& resume, World& 
 }
 
 int run_as_rank(const Recipe& recipe, const std::string& resume, const Rank& rank) {
+  // A scheduler's signal may come while the model is loaded; ^C still ends that at once.
+  install_stop_signals({SIGTERM, SIGUSR1});
   std::optional<OutputLock> lock;
   if (rank.writes()) lock.emplace(recipe.output_dir);
   choose_gpu(rank.local_number);

@@ -28,12 +28,13 @@ int export_verb(const std::vector<std::string>& arguments);
 int imatrix_verb(const std::vector<std::string>& arguments);
 int verify_verb(const std::vector<std::string>& arguments);
 int upscale_verb(const std::vector<std::string>& arguments);
+int slurm_verb(const std::vector<std::string>& arguments);
 int inspect_verb(const std::vector<std::string>& arguments);
 int doctor_verb(const std::vector<std::string>& arguments);
 int completion_verb(const std::vector<std::string>& arguments);
 
 void print_plan(Recipe recipe, std::int64_t ranks);  // what `tune plan` says, for `tune run --dry-run`
-std::string program_version();   // "0.1.0 (revision), LibTorch 2.15.0"
-int print_version();             // of the program and of LibTorch, and whether CUDA is built in
+std::string program_version();                       // "0.1.0 (revision), LibTorch 2.15.0"
+int print_version();                                 // of the program and of LibTorch, and whether CUDA is built in
 
 }  // namespace tune

@@ -22,8 +22,8 @@ constexpr std::int64_t kSmallProduct = 1 << 20;
 
 // oneDNN has bf16 arithmetic from AVX-512 on.
 bool processor_has_bf16() {
-  static const bool has = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512dq");
+  static const bool has =
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   return has;
 }
 
@@ -37,9 +37,7 @@ bool onednn_is_allowed() {
 }
 
 // On older processors ATen multiplies bf16 one number at a time: 50 times slower than in fp32.
-bool wants_fp32(const at::Tensor& y) {
-  return y.is_cpu() && y.scalar_type() == at::kBFloat16 && !processor_has_bf16();
-}
+bool wants_fp32(const at::Tensor& y) { return y.is_cpu() && y.scalar_type() == at::kBFloat16 && !processor_has_bf16(); }
 
 // y = beta * y + alpha * a b, rounded once. Blocks of columns keep the copy of a large weight small.
 void multiply_through_fp32(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double beta, double alpha) {

@@ -4,8 +4,8 @@
 namespace tune {
 
 // Dense products through the fastest library at hand: oneDNN for fp32 on the CPU (2.2 x ATen's MKL on AMD), ATen's
-// choice (oneDNN for bf16, cuBLAS on CUDA) otherwise; bf16 through fp32 on processors without AVX-512. Operands: 2-D, same dtype and device, rows contiguous.
-// Same shapes and operands give the same bits, always.
+// choice (oneDNN for bf16, cuBLAS on CUDA) otherwise; bf16 through fp32 on processors without AVX-512. Operands: 2-D,
+// same dtype and device, rows contiguous. Same shapes and operands give the same bits, always.
 
 /// x [m, k] times weight [n, k] transposed -> [m, n]
 at::Tensor matmul_nt(const at::Tensor& x, const at::Tensor& weight);

@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 #include <netdb.h>
 #include <sys/socket.h>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <unistd.h>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
 #include <cstdlib>
 
@@ -21,7 +21,9 @@ std::string own_address(const Rank& rank) {
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
   if (::getaddrinfo(rank.master_address.c_str(), std::to_string(rank.master_port).c_str(), &hints, &found) != 0)
-    throw Error{Fault::recipe, {}, fmt::format("the master's address {} is not known here", rank.master_address),
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("the master's address {} is not known here", rank.master_address),
                 "set MASTER_ADDR to rank 0's host name or address"};
   std::string address = "127.0.0.1";
   const int socket = ::socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -15,7 +15,8 @@ namespace tune {
 /// (c10d's Reducer does the same for autograd's graphs; ours are written out by hand and have no hooks for it.)
 class GradientSum {
  public:
-  /// bytes: a bucket is sent when it holds so many. The parameters must outlive it, their gradients stay where they are.
+  /// bytes: a bucket is sent when it holds so many. The parameters must outlive it, their gradients stay where they
+  /// are.
   GradientSum(World& world, std::vector<Parameter>& parameters, std::int64_t bucket_bytes = 25 << 20);
 
   void begin();                        // of a step
@@ -27,9 +28,9 @@ class GradientSum {
 
  private:
   struct Bucket {
-    std::size_t first = 0;               // it can go when the gradients from there on are complete
-    std::vector<at::Tensor> gradients;   // in the order in which they lie in it
-    at::Tensor values;                   // the bucket, or the one large gradient itself
+    std::size_t first = 0;              // it can go when the gradients from there on are complete
+    std::vector<at::Tensor> gradients;  // in the order in which they lie in it
+    at::Tensor values;                  // the bucket, or the one large gradient itself
   };
 
   World& world_;

@@ -33,7 +33,8 @@ std::optional<std::int64_t> number(const char* name) {
 
 std::int64_t needed(const char* name, const char* because) {
   const std::optional<std::int64_t> value = number(name);
-  if (!value) refuse(fmt::format("{} is set, but {} is not", because, name), "start with tune run --nproc, srun or torchrun");
+  if (!value)
+    refuse(fmt::format("{} is set, but {} is not", because, name), "start with tune run --nproc, srun or torchrun");
   return *value;
 }
 

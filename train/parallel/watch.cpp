@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <mutex>
@@ -117,18 +119,17 @@ struct Watch::Parts {
   std::vector<Heartbeat> standing_still(const std::function<void()>& meanwhile) const;
   std::string who_keeps_us_waiting(std::int64_t mine);
   void beat();
+  void end_if_a_neighbour_is_gone() const;
+  [[noreturn]] void end_all(const std::string& message) const;
 };
 
 // Under the mutex. In place: a reader may see half of it and reads again.
 void Watch::Parts::write() {
-  std::string text = Json{{"rank", rank.number},
-                          {"host", host},
-                          {"pid", ::getpid()},
-                          {"phase", kPhases[static_cast<std::size_t>(phase)]},
-                          {"step", step},
-                          {"collectives", collectives},
-                          {"beats", beats}}
-                         .dump();
+  std::string text = Json{
+      {"rank", rank.number}, {"host", host},
+      {"pid", ::getpid()},   {"phase", kPhases[static_cast<std::size_t>(phase)]},
+      {"step", step},        {"collectives", collectives},
+      {"beats", beats}}.dump();
   constexpr std::size_t kWidth = 512;
   text.resize(std::max(text.size(), kWidth), ' ');
   text.back() = '\n';
@@ -192,6 +193,35 @@ void Watch::Parts::beat() {
   write();
 }
 
+// For all of them, in one voice.
+void Watch::Parts::end_all(const std::string& message) const {
+  if (claim_failure(output_dir, run, static_cast<int>(Fault::running))) {
+    speak_again();
+    tell("tune: {}: {}; the same command goes on from the newest checkpoint\n",
+         describe(rank.number, rank.count, host, ::getpid()), message);
+  }
+  ::_exit(static_cast<int>(Fault::running));
+}
+
+// NCCL waits for the dead, and not every launcher ends a run whose rank was killed.
+void Watch::Parts::end_if_a_neighbour_is_gone() const {
+  if (speaks || std::getenv(kRunVariable) != nullptr) return;  // our own launcher sees it, and how it ended
+  const std::int64_t first = rank.number - rank.local_number;
+  for (std::int64_t i = first; i < first + rank.local_count; ++i) {
+    const auto gone = [&] {
+      const std::optional<Heartbeat> heartbeat = read_heartbeat(output_dir, i);
+      return i != rank.number && heartbeat && heartbeat->host == host && heartbeat->phase != Phase::finished &&
+                     ::kill(static_cast<pid_t>(heartbeat->pid), 0) != 0 && errno == ESRCH
+                 ? heartbeat
+                 : std::nullopt;
+    };
+    if (!gone()) continue;
+    std::this_thread::sleep_for(kBeat);  // it may have spoken, or finished, just now
+    end_if_others_failed();
+    if (const auto heartbeat = gone()) end_all(fmt::format("{} is gone{}", who(*heartbeat), whereabouts(*heartbeat)));
+  }
+}
+
 void Watch::Parts::look_after(std::unique_lock<std::mutex>& lock) {
   while (!over) {
     ++beats;
@@ -202,19 +232,14 @@ void Watch::Parts::look_after(std::unique_lock<std::mutex>& lock) {
     const std::int64_t at_step = step;
     lock.unlock();
     end_if_others_failed();
+    end_if_a_neighbour_is_gone();
     if (const std::string who = too_long ? who_keeps_us_waiting(mine) : ""; !who.empty()) {
       lock.lock();
       const bool still_waiting = waiting_in != nullptr && collectives == mine;
       lock.unlock();
-      if (still_waiting) {
-        if (claim_failure(output_dir, run, static_cast<int>(Fault::running))) {
-          speak_again();
-          tell("tune: {}: waited for more than {} s in {}, step {}: {}; the same command goes on from the newest "
-               "checkpoint (distributed.timeout_seconds: how long to wait)\n",
-               describe(rank.number, rank.count, host, ::getpid()), timeout.count(), collective, at_step, who);
-        }
-        ::_exit(static_cast<int>(Fault::running));
-      }
+      if (still_waiting)
+        end_all(fmt::format("waited for more than {} s (distributed.timeout_seconds) in {}, step {}: {}",
+                            timeout.count(), collective, at_step, who));
     }
     lock.lock();
     wake.wait_for(lock, kBeat, [&] { return over; });
@@ -227,7 +252,9 @@ Watch::Watch(std::filesystem::path output_dir, std::string run, const Rank& rank
   std::filesystem::create_directories(file.parent_path());
   parts_->file = ::open(file.c_str(), O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0644);
   if (parts_->file < 0)
-    throw Error{Fault::running, {file.string()}, "this rank's heartbeat can't be written here",
+    throw Error{Fault::running,
+                {file.string()},
+                "this rank's heartbeat can't be written here",
                 "output_dir must be a folder that all ranks share and may write into"};
   parts_->thread = std::thread([this] {
     std::unique_lock lock(parts_->mutex);
@@ -281,9 +308,10 @@ void Watch::broken(const char* name, const std::string& reason) const {
   for (const Heartbeat& heartbeat : still) names.push_back(parts_->who(heartbeat) + whereabouts(heartbeat));
   throw Error{Fault::running,
               {},
-              names.empty() ? fmt::format("a connection between ranks broke in {}: {}", name, reason.substr(0, reason.find('\n')))
-                            : fmt::format("{} {} gone: the connection broke in {}", fmt::join(names, " and "),
-                                          names.size() == 1 ? "is" : "are", name),
+              names.empty()
+                  ? fmt::format("a connection between ranks broke in {}: {}", name, reason.substr(0, reason.find('\n')))
+                  : fmt::format("{} {} gone: the connection broke in {}", fmt::join(names, " and "),
+                                names.size() == 1 ? "is" : "are", name),
               "the same command goes on from the newest checkpoint"};
 }
 

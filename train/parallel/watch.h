@@ -42,7 +42,8 @@ bool claims_failure_of_launch(const std::filesystem::path& output_dir, int code)
 
 /// Keeps this rank's heartbeat file and watches the others: a thread of its own, without LibTorch. It ends the process
 ///   - with a failure's code and silently, a second after another rank has claimed one;
-///   - with code 1 and one message for all ranks, when a rank has kept this one waiting for longer than the timeout.
+///   - with code 1 and one message for all ranks, when a rank of this host is gone though it hadn't finished;
+///   - the same, when a rank has kept this one waiting for longer than the timeout.
 class Watch {
  public:
   /// run: the same for all ranks of this start, another for every start.

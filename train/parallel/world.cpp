@@ -4,8 +4,8 @@
 #include <c10/util/Logging.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <unistd.h>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -49,11 +49,12 @@ c10::intrusive_ptr<c10d::Store> open_store(const Rank& rank, std::chrono::second
   } catch (const std::exception& error) {
     const std::string text = error.what();
     if (rank.number == 0)
-      throw Error{Fault::recipe,
-                  {},
-                  fmt::format("rank 0 can't listen at port {} ({})", rank.master_port,
-                              text.find("in use") != std::string::npos ? "it is taken" : text.substr(0, text.find('\n'))),
-                  "set MASTER_PORT to a free port, the same for all ranks"};
+      throw Error{
+          Fault::recipe,
+          {},
+          fmt::format("rank 0 can't listen at port {} ({})", rank.master_port,
+                      text.find("in use") != std::string::npos ? "it is taken" : text.substr(0, text.find('\n'))),
+          "set MASTER_PORT to a free port, the same for all ranks"};
     throw Error{Fault::recipe,
                 {},
                 fmt::format("rank {} of {} ({}) can't reach rank 0 at {}:{} within {} s", rank.number, rank.count,
@@ -97,12 +98,13 @@ struct World::Parts {
       if (Clock::now() - start > timeout) return false;
     return true;
   }
-  std::int64_t roll_call(const Rank& rank, const std::map<std::string, std::string>& facts, std::chrono::seconds timeout);
+  std::int64_t roll_call(const Rank& rank, const std::map<std::string, std::string>& facts,
+                         std::chrono::seconds timeout);
 };
 
 // Who is here, and does everybody mean the same run? Returns the number of hosts.
 std::int64_t World::Parts::roll_call(const Rank& rank, const std::map<std::string, std::string>& facts,
-                             std::chrono::seconds timeout) {
+                                     std::chrono::seconds timeout) {
   const auto key = [](std::int64_t number) { return fmt::format("here/{}", number); };
   Json mine = facts;
   mine["host"] = host_name();
@@ -132,7 +134,8 @@ std::int64_t World::Parts::roll_call(const Rank& rank, const std::map<std::strin
     hosts.insert(other.at("host").get<std::string>());
     for (const auto& [fact, value] : facts) {
       if (first.at(fact) == other.at(fact)) continue;
-      const auto [theirs, rank_0s] = first_difference(other.at(fact).get<std::string>(), first.at(fact).get<std::string>());
+      const auto [theirs, rank_0s] =
+          first_difference(other.at(fact).get<std::string>(), first.at(fact).get<std::string>());
       throw Error{
           Fault::recipe,
           {},
@@ -170,8 +173,9 @@ void World::meet(const Rank& rank, const DistributedOptions& options, const std:
   hosts_ = p.roll_call(rank, facts, timeout);
   p.watch->waiting("the first connection", [&] {
     p.host = make_gloo(p.store, rank, std::chrono::duration_cast<std::chrono::milliseconds>(kLastResort));
-    p.device = device == "cpu" ? p.host
-                               : make_nccl(p.store, rank, std::chrono::duration_cast<std::chrono::milliseconds>(kLastResort));
+    p.device = device == "cpu"
+                   ? p.host
+                   : make_nccl(p.store, rank, std::chrono::duration_cast<std::chrono::milliseconds>(kLastResort));
   });
 }
 

@@ -24,9 +24,9 @@ class World {
   /// One process: nobody to talk to.
   World();
 
-  /// Meets the others, before everything else. Facts are compared with rank 0's. device: "cpu" or "cuda:N", the same kind for all.
-  /// Error{Fault::recipe} when the port is taken, the master or a rank doesn't come within the timeout (which one is
-  /// named), or facts differ (rank and fact are named).
+  /// Meets the others, before everything else. Facts are compared with rank 0's. device: "cpu" or "cuda:N", the same
+  /// kind for all. Error{Fault::recipe} when the port is taken, the master or a rank doesn't come within the timeout
+  /// (which one is named), or facts differ (rank and fact are named).
   void meet(const Rank& rank, const DistributedOptions& options, const std::string& device,
             const std::filesystem::path& output_dir, const std::map<std::string, std::string>& facts);
   ~World();
