@@ -2,6 +2,7 @@
 # runtime-packages.sh PREFIX: the Debian or Ubuntu packages, one a line, that a tune installed in PREFIX needs besides.
 # Asked where it was built, so that an image gets the very libraries that the program was linked with.
 set -euo pipefail
+unset LD_LIBRARY_PATH  # NVIDIA's images put their toolkit before the program's own libraries with it
 prefix=$(realpath "$1")
 declare -A loaded=() packages=()
 
@@ -24,7 +25,7 @@ done < <(find "$prefix/lib" -name '*.so*')
 for library in "${!loaded[@]}"; do
   [ "${library#"$prefix"/}" = "$library" ] || continue
   for path in "$library" "/usr$library" "${library#/usr}"; do  # /lib is /usr/lib, and a package may say either
-    owner=$(dpkg-query -S "$path" 2>/dev/null | head -n 1 | sed 's/[:,].*//') || true
+    owner=$(dpkg-query -S "$path" 2>/dev/null | grep -v '^diversion by' | head -n 1 | sed 's/[:,].*//') || true
     [ -z "$owner" ] || break
   done
   if [ -z "$owner" ]; then
