@@ -2,6 +2,7 @@
 # Installs what is missing, then configures and builds the program: build/tune. Safe to run again: what is there stays.
 #   TORCH_DIR=/path/to/libtorch   another LibTorch (2.11 ... 2.15) than the one of PyPI's torch wheel
 #   TUNE_CUDA=OFF                 no CUDA even where nvcc is found
+#   TUNE_TESTS=OFF                the program only
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 trap 'echo "build.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
@@ -39,7 +40,7 @@ install tools/requirements.txt
 [ -n "${TORCH_DIR:-}" ] || install tools/requirements-torch.txt
 [ -z "${TUNE_TEST_REQUIREMENTS:-}" ] || install "$TUNE_TEST_REQUIREMENTS"
 
-.venv/bin/cmake --preset default -DTORCH_DIR="${TORCH_DIR:-}" -DTUNE_CUDA="${TUNE_CUDA:-AUTO}" \
+.venv/bin/cmake --preset default -DTORCH_DIR="${TORCH_DIR:-}" -DTUNE_CUDA="${TUNE_CUDA:-AUTO}" -DTUNE_TESTS="${TUNE_TESTS:-ON}" \
   -DCMAKE_MAKE_PROGRAM="$PWD/.venv/bin/ninja" >build-configure.log || { cat build-configure.log >&2; exit 1; }
 grep -E '^-- (LibTorch|CUDA)[: ]' build-configure.log | cut -c 4-
 rm -f build-configure.log

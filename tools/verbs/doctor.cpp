@@ -17,6 +17,7 @@
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/doctor_ranks.h"
 #include "tools/verbs/graphics_cards.h"
+#include "tools/verbs/installed_recipes.h"
 #include "tools/verbs/launch_argument.h"
 #include "tools/verbs/verbs.h"
 #include "train/device.h"
@@ -125,9 +126,10 @@ Finding disk() {
 }
 
 Finding recipes() {
-  const std::size_t count = list_recipes(TUNE_RECIPES_DIR).size();
-  if (count > 0) return {Verdict::good, "recipes", fmt::format("{} shipped, in {}", count, TUNE_RECIPES_DIR)};
-  return {Verdict::bad, "recipes", fmt::format("none in {}", TUNE_RECIPES_DIR),
+  const std::filesystem::path folder = installed_recipes();
+  const std::size_t count = list_recipes(folder).size();
+  if (count > 0) return {Verdict::good, "recipes", fmt::format("{} shipped, in {}", count, folder.string())};
+  return {Verdict::bad, "recipes", fmt::format("none in {}", folder.string()),
           "build again from the source folder, or give --recipe a path"};
 }
 

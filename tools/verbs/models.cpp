@@ -14,6 +14,7 @@
 #include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/installed_recipes.h"
 #include "tools/verbs/verbs.h"
 #include "train/plan/known_models.h"
 #include "train/plan/memory.h"
@@ -77,7 +78,7 @@ std::vector<std::string> fitting_methods(const KnownModel& model, std::int64_t r
 std::vector<std::string> recipes_for(const KnownModel& model) {
   const std::string folder = model.repository.substr(model.repository.find('/'));
   std::vector<std::string> names;
-  for (const std::filesystem::path& file : list_recipes(TUNE_RECIPES_DIR)) {
+  for (const std::filesystem::path& file : list_recipes(installed_recipes())) {
     std::ifstream stream(file);
     for (std::string line; std::getline(stream, line);)
       if (line.find("base_model:") != std::string::npos && line.ends_with(folder)) names.push_back(file.stem());

@@ -7,6 +7,7 @@
 #include "recipes/schema/lookup.h"
 #include "recipes/schema/reader.h"
 #include "recipes/schema/tell.h"
+#include "tools/verbs/installed_recipes.h"
 
 namespace tune {
 
@@ -29,7 +30,7 @@ Recipe recipe_argument(const boost::program_options::variables_map& values) {
     overrides.push_back({text.substr(0, equals), text.substr(equals + 1)});
   }
   std::vector<std::string> notes;
-  Recipe recipe = read_recipe(find_recipe(values["recipe"].as<std::string>(), TUNE_RECIPES_DIR), overrides, &notes);
+  Recipe recipe = read_recipe(find_recipe(values["recipe"].as<std::string>(), installed_recipes()), overrides, &notes);
   for (const std::string& note : notes) tell("{}\n", note);
   return recipe;
 }

@@ -12,6 +12,7 @@
 #include "recipes/schema/lookup.h"
 #include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/installed_recipes.h"
 #include "tools/verbs/verbs.h"
 
 namespace tune {
@@ -35,7 +36,7 @@ std::string summary_of(const fs::path& path) {
 }
 
 int list() {
-  const std::vector<fs::path> files = list_recipes(TUNE_RECIPES_DIR);
+  const std::vector<fs::path> files = list_recipes(installed_recipes());
   std::size_t width = 0;
   for (const fs::path& file : files) width = std::max(width, file.stem().string().size());
   for (const fs::path& file : files) fmt::print("{:<{}}  {}\n", file.stem().string(), width, summary_of(file));
@@ -43,14 +44,14 @@ int list() {
 }
 
 int show(const std::string& name) {
-  const std::string text = text_of(find_recipe(name, TUNE_RECIPES_DIR));
+  const std::string text = text_of(find_recipe(name, installed_recipes()));
   std::fwrite(text.data(), 1, text.size(), stdout);
   return 0;
 }
 
 // Never over somebody's edited recipe.
 int copy(const std::string& name, fs::path destination) {
-  const fs::path source = find_recipe(name, TUNE_RECIPES_DIR);
+  const fs::path source = find_recipe(name, installed_recipes());
   if (fs::is_directory(destination) || !destination.has_filename()) destination /= source.filename();
   if (fs::exists(destination))
     throw Error{Fault::recipe, {destination.string()}, "there is a file of this name already", "choose another one"};
