@@ -20,7 +20,7 @@ if [ "$what" != format ]; then
   # The tidy preset's compile commands: without CUDA and without GCC's precompiled headers.
   cmake --preset tidy -DTORCH_DIR="${TORCH_DIR:-}" -DCMAKE_MAKE_PROGRAM="$(command -v ninja)" >/dev/null
   cmake --build build/tidy --target tune_revision_header >/dev/null
-  find "${rooms[@]}" -name '*.cpp' | grep -vE '^tests/gpu/|_cuda\.cpp$' | grep -E "$only" |
+  find "${rooms[@]}" -name '*.cpp' | grep -vE '^tests/gpu/|(_cuda|/nccl)\.cpp$' | grep -E "$only" |
     xargs -P "$(nproc)" -n 2 clang-tidy -p build/tidy --quiet 2>/dev/null || failed=1
 fi
 

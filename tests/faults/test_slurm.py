@@ -139,7 +139,7 @@ def test_the_file_quotes_what_bash_would_read(recipe, tmp_path):
     done = tune("slurm", "--recipe", awkward, "--set", "output_dir=" + str(tmp_path / "run"), "--set", "eval.sample_prompts=[\"it's `id`\"]")
     subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("srun ")]
-    words = subprocess.run(["bash", "-c", "printf '%s\\n' " + line.removeprefix("srun ").removesuffix(" &")], capture_output=True, text=True)
+    words = subprocess.run(["bash", "-c", "printf '%s\\n' " + line.removeprefix('srun --cpus-per-task="$SLURM_CPUS_PER_TASK" ').removesuffix(" &")], capture_output=True, text=True)
     assert str(awkward) in words.stdout.splitlines() and "eval.sample_prompts=[\"it's `id`\"]" in words.stdout.splitlines()
     for directive in ("nodes=1", "gpus-per-node=8", "ntasks-per-node=8", "signal=USR1@120", "requeue", "open-mode=append"):
         assert f"#SBATCH --{directive}\n" in done.stdout

@@ -104,11 +104,13 @@ std::map<std::string, std::string> facts_to_agree_on(const Recipe& recipe, const
 int train_and_hand_over(const Recipe& recipe, const std::string& resume, World& world) {
   check_exports(recipe, open_base_model(recipe.model.base_model));
   check_calibration(recipe);
+  if (resume == "never" && world.rank().writes()) forget_starts(recipe.output_dir);
   const RunResult result = run_training(recipe, resume_option(resume), world);
   if (result.interrupted) {
     const bool nowhere = world.from_first([&] {
       return goes_nowhere(recipe.output_dir, result.resumed_from, result.steps) ? "yes" : "no";
     }) == "yes";
+    if (nowhere && world.rank().writes()) forget_starts(recipe.output_dir);  // whoever starts it again has seen this
     if (nowhere)
       throw Error{Fault::running,
                   {recipe.output_dir},

@@ -43,6 +43,12 @@ std::string word(const po::variables_map& values, const char* name) {
   return text;
 }
 
+std::string plain_path(const char* what, const fs::path& path) {
+  if (path.string().find_first_of(" \t\n'\"\\") != std::string::npos)
+    refuse(fmt::format("{} is {}", what, path.string()), "a path in an sbatch file has no blanks and no quotes");
+  return path.string();
+}
+
 std::string directives(const Recipe& recipe, const po::variables_map& values) {
   std::string text;
   const auto add = [&](const std::string& option) { text += "#SBATCH --" + option + "\n"; };
@@ -60,12 +66,10 @@ std::string directives(const Recipe& recipe, const po::variables_map& values) {
     if (values.count(name) != 0) add(std::string(name) + "=" + word(values, name));
   add(fmt::format("signal=USR1@{}", count(values, "signal-seconds", 1)));
   add("requeue");
+  add("chdir=" + plain_path("the current folder", fs::current_path()));  // what the recipe's relative paths mean here
   add("open-mode=append");
   // %j: every start of a job appends to the same file
-  const std::string log = fs::absolute(recipe.output_dir).string() + "/slurm-%j.out";
-  if (log.find_first_of(" \t\n'\"\\") != std::string::npos)
-    refuse(fmt::format("output_dir is {}", recipe.output_dir), "sbatch takes no path with blanks or quotes");
-  add("output=" + log);
+  add("output=" + plain_path("output_dir", fs::absolute(recipe.output_dir) / "slurm-%j.out"));
   return text;
 }
 
@@ -81,7 +85,7 @@ std::string script(const Recipe& recipe, const po::variables_map& values) {
 # USR1 comes before the time is up, TERM with a preemption, both to the ranks: they finish their step, write a checkpoint
 # and end with 75. This shell has to outlive them: an exit code by itself requeues nothing.
 trap : TERM USR1
-srun {} &
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" {} &
 step=$!
 wait "$step"
 code=$?
