@@ -149,6 +149,21 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_is_noticed_without_our_launcher(job, tmp_path, victim):
+    root, recipe = job
+    port = free_port()
+    ranks = [by_hand(recipe, tmp_path, rank, 3, port, "--set=train.max_steps=100000", LOCAL_WORLD_SIZE="3") for rank in range(3)]
+    wait_for_step(ranks[0], tmp_path, 5)
+    ranks[victim].kill()
+    begin = time.monotonic()
+    told = [rank.communicate(timeout=60)[1] for rank in ranks]
+    seconds = time.monotonic() - begin
+    assert [rank.returncode for i, rank in enumerate(ranks) if i != victim] == [1, 1] and seconds < 5, (seconds, told)
+    assert sum(len(complaints(text)) for text in told) == 1, told
+    assert re.search(rf"rank {victim} of 3 \(.*, pid {ranks[victim].pid}\).* is gone", "".join(told)), told
+
+
 def test_a_missing_rank_is_named(job, tmp_path):
     root, recipe = job
     port = free_port()

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -106,6 +107,7 @@ struct Watch::Parts {
   const char* waiting_in = nullptr;
   Clock::time_point waiting_since;
 
+  std::set<std::int64_t> seen;               // processes of this host; of the thread alone
   mutable std::atomic<bool> speaks = false;  // this rank has claimed the failure
   std::thread thread;
 
@@ -119,7 +121,7 @@ struct Watch::Parts {
   std::vector<Heartbeat> standing_still(const std::function<void()>& meanwhile) const;
   std::string who_keeps_us_waiting(std::int64_t mine);
   void beat();
-  void end_if_a_neighbour_is_gone() const;
+  void end_if_a_neighbour_is_gone();
   [[noreturn]] void end_all(const std::string& message) const;
 };
 
@@ -204,21 +206,19 @@ void Watch::Parts::end_all(const std::string& message) const {
 }
 
 // NCCL waits for the dead, and not every launcher ends a run whose rank was killed.
-void Watch::Parts::end_if_a_neighbour_is_gone() const {
+void Watch::Parts::end_if_a_neighbour_is_gone() {
   if (speaks || std::getenv(kRunVariable) != nullptr) return;  // our own launcher sees it, and how it ended
   const std::int64_t first = rank.number - rank.local_number;
   for (std::int64_t i = first; i < first + rank.local_count; ++i) {
-    const auto gone = [&] {
-      const std::optional<Heartbeat> heartbeat = read_heartbeat(output_dir, i);
-      return i != rank.number && heartbeat && heartbeat->host == host && heartbeat->phase != Phase::finished &&
-                     ::kill(static_cast<pid_t>(heartbeat->pid), 0) != 0 && errno == ESRCH
-                 ? heartbeat
-                 : std::nullopt;
-    };
-    if (!gone()) continue;
+    const auto heartbeat = read_heartbeat(output_dir, i);
+    if (i == rank.number || !heartbeat || heartbeat->host != host) continue;
+    const bool there = ::kill(static_cast<pid_t>(heartbeat->pid), 0) == 0 || errno != ESRCH;
+    if (there) seen.insert(heartbeat->pid);  // in a container of its own it never is
+    if (there || !seen.contains(heartbeat->pid)) continue;
     std::this_thread::sleep_for(kBeat);  // it may have spoken, or finished, just now
     end_if_others_failed();
-    if (const auto heartbeat = gone()) end_all(fmt::format("{} is gone{}", who(*heartbeat), whereabouts(*heartbeat)));
+    const auto last = read_heartbeat(output_dir, i);
+    if (last && last->phase != Phase::finished) end_all(fmt::format("{} is gone{}", who(*last), whereabouts(*last)));
   }
 }
 
