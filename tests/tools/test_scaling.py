@@ -231,6 +231,8 @@ def test_advice_names_what_stands_in_the_way():
     assert "tensor or context parallelism" in advice("llama-2-7b", LORA, "ddp", 512, 256)
     assert advice("llama-2-7b", LORA, "ddp", 64, 512) == "scales"
     assert "ring of 4096" in advice("llama-2-7b", FULL, "shard", 4096, 4 * 4096)
+    noisy = Options("ddp", 4096, noise=0.05)
+    assert "slowest" in quickest(job("llama-2-7b"), noisy, Batch(4 * 4096, 4, 8)).advice
     assert "expert parallelism" in advice("mixtral-8x7b", FULL, "shard", 64, 64)
 
 

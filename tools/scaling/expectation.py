@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from network import bandwidth, gather
 from shapes import Sharding, memory_bytes, model_flops, units
-from timeline import Job, Options, groups, step, unit_seconds, update_seconds
+from timeline import Job, Options, groups, slowest, step, unit_seconds, update_seconds
 
 GOOD = 0.9  # efficiency from which on nothing is advised
 
@@ -122,6 +122,8 @@ def advice(job: Job, options: Options, batch: Batch, result: Result) -> str:
         return "fewer documents than GPUs: tensor or context parallelism"
     if result.efficiency >= GOOD:
         return "scales"
+    if 1 - 1 / slowest(options.noise, options.gpus) > (1 - result.efficiency) / 2:
+        return "the slowest GPU decides"
     if result.exposed_seconds < (1 - GOOD) / 2 * result.step_seconds:
         return "micro-batches too small: larger batch, or fewer GPUs"
     if sharers.ranks == 1:

@@ -16,7 +16,7 @@ class Protocol:
     bandwidth: float = 1.0
 
 
-# Ring and tree of LL, LL128 and Simple in src/graph/tuning.cc of NCCL 2.27; it takes the quickest one, and so do we.
+# LL, LL128 and Simple as in NCCL's src/graph/tuning.cc; it takes the one that it thinks the quickest, and so do we.
 NCCL = (
     Protocol(6.6 * MICRO, (0.6 * MICRO, 2.7 * MICRO), (0.6 * MICRO, 5.0 * MICRO), 0.25),
     Protocol(14.0 * MICRO, (1.9 * MICRO, 4.0 * MICRO), (1.25 * MICRO, 8.5 * MICRO), 0.92),

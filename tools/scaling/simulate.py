@@ -45,7 +45,7 @@ def gpu_list(text: str) -> list[int]:
 def read_arguments(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count, rate = parser.add_argument, number(int, 1), number(float, 0, below=True)
-    add("--model", default="all", help=f"{', '.join(shape.name for shape in SHAPES)}, or all (the default)")
+    add("--model", default="all", help=f"some of {', '.join(shape.name for shape in SHAPES)}; default: all")
     add("--strategy", default="all", choices=[*STRATEGIES, "all"])
     add("--mode", default="lora", choices=["lora", "full"])
     add("--lora-r", type=count, default=16, help="rank, on all linear layers")
@@ -92,13 +92,16 @@ def hardware_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> H
     )
 
 
-def shapes_of(parser: argparse.ArgumentParser, name: str) -> list[Shape]:
-    if name == "all":
+def shapes_of(parser: argparse.ArgumentParser, names: str) -> list[Shape]:
+    if names == "all":
         return SHAPES
-    shape = find_shape(name)
-    if shape is None:
-        parser.error(f"no model is known as {name!r}; they are {', '.join(each.name for each in SHAPES)}")
-    return [shape]
+    shapes = []
+    for name in names.split(","):
+        shape = find_shape(name)
+        if shape is None:
+            parser.error(f"no model is known as {name!r}; they are {', '.join(each.name for each in SHAPES)}")
+        shapes.append(shape)
+    return shapes
 
 
 def batch_of(given: argparse.Namespace, gpus: int) -> Batch:
