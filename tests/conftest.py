@@ -11,8 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent / "judges"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import tiny_models  # noqa: E402
-
 SEED = int(os.environ.get("TUNE_SEED", "20261123"))
 
 
@@ -31,6 +29,8 @@ def tiny(tmp_path_factory):
     folders = {}
 
     def make(name, **changes):
+        import tiny_models  # takes seconds, which only those pay that need it
+
         key = (name, tuple(sorted(changes.items())))
         if key not in folders:
             folders[key] = tiny_models.make(name, tmp_path_factory.mktemp(name), SEED, **changes)
