@@ -135,6 +135,16 @@ def test_an_error_of_one_ends_all_with_its_code(job, tmp_path):
     assert "broken.jsonl:2" in done.stderr
 
 
+def test_doctor_measures_what_passes_between_ranks():
+    shown = tune("doctor", "--distributed", "--nproc=3", "--device=cpu").stdout
+    assert "3 ranks on 1 host" in shown
+    sums = re.findall(r"^ +(\d+) +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
+    assert [int(size) for size in sums] == [1 << 10, 32 << 10, 1 << 20, 8 << 20, 64 << 20]
+    assert re.findall(r"^ +(\d) +[\d.]+ +[\d.]+   .*, pid \d+$", shown, re.MULTILINE) == ["0", "1", "2"]
+    assert "nobody to talk to" in tune("doctor", "--distributed", "--nproc=1", "--device=cpu", expect=2).stderr
+    assert "--nproc belongs to --distributed" in tune("doctor", "--nproc=2", expect=2).stderr
+
+
 def by_hand(recipe, output, rank, count, port, *more, **environment):
     """One rank as a launcher that isn't ours would start it."""
     variables = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",

@@ -54,10 +54,10 @@ at::Tensor values_of(std::int64_t bytes, double value, const std::string& device
 }
 
 // Bus bandwidth as nccl-tests define it: what each link carries, whatever the number of ranks.
-bool measure_sums(World& world, const std::string& device) {
+bool measure_sums(World& world, const std::string& device, std::string& table) {
   const auto ranks = static_cast<double>(world.rank().count);
   bool right = true;
-  fmt::print("{:>12}{:>12}{:>14}{:>14}   sum of gradients\n", "bytes", "ms", "GB/s", "bus GB/s");
+  table += fmt::format("{:>12}{:>12}{:>14}{:>14}   sum of gradients\n", "bytes", "ms", "GB/s", "bus GB/s");
   for (const std::int64_t bytes : kSizes) {
     const at::Tensor values = values_of(bytes, 0, device);
     const double seconds = median_seconds(world, [&] {
@@ -67,33 +67,35 @@ bool measure_sums(World& world, const std::string& device) {
     });
     right = right && values.eq(ranks * (ranks + 1) / 2).all().item<bool>();
     const double rate = static_cast<double>(bytes) / seconds / 1e9;
-    fmt::print("{:>12}{:>12.3f}{:>14.3f}{:>14.3f}\n", bytes, seconds * 1e3, rate, rate * 2 * (ranks - 1) / ranks);
+    table +=
+        fmt::format("{:>12}{:>12.3f}{:>14.3f}{:>14.3f}\n", bytes, seconds * 1e3, rate, rate * 2 * (ranks - 1) / ranks);
   }
   return world.sum({right ? 0.0 : 1.0}).front() == 0;
 }
 
 // A slow rank or link shows where it is the source.
-void measure_ranks(World& world, const std::string& device) {
+void measure_ranks(World& world, const std::string& device, std::string& table) {
   const std::vector<std::string> hosts = world.from_each(fmt::format("{}, pid {}", host_name(), ::getpid()));
-  fmt::print("\n{:>12}{:>12}{:>14}   a broadcast of {} MiB from each rank\n", "rank", "ms", "GB/s", kBroadcast >> 20);
+  table += fmt::format("\n{:>12}{:>12}{:>14}   a broadcast of {} MiB from each rank\n", "rank", "ms", "GB/s",
+                       kBroadcast >> 20);
   const at::Tensor values = values_of(kBroadcast, 1, device);
   for (std::int64_t root = 0; root < world.rank().count; ++root) {
     const double mine = median_seconds(world, [&] { world.broadcast(values, root); });
     double slowest = 0;
     for (const std::string& text : world.from_each(fmt::format("{}", mine)))
       slowest = std::max(slowest, std::stod(text));
-    fmt::print("{:>12}{:>12.3f}{:>14.3f}   {}\n", root, slowest * 1e3, static_cast<double>(kBroadcast) / slowest / 1e9,
-               hosts[static_cast<std::size_t>(root)]);
+    table += fmt::format("{:>12}{:>12.3f}{:>14.3f}   {}\n", root, slowest * 1e3,
+                         static_cast<double>(kBroadcast) / slowest / 1e9, hosts[static_cast<std::size_t>(root)]);
   }
 }
 
 int measure(World& world, const std::string& device) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  if (!world.rank().writes() && std::freopen("/dev/null", "w", stdout) == nullptr) return 1;  // one table is enough
-  fmt::print("{} ranks on {} host{}, {} each\n\n", world.rank().count, world.hosts(), world.hosts() == 1 ? "" : "s",
-             device_name(device));
-  const bool right = measure_sums(world, device);
-  measure_ranks(world, device);
+  std::string table = fmt::format("{} ranks on {} host{}, {} each\n\n", world.rank().count, world.hosts(),
+                                  world.hosts() == 1 ? "" : "s", device_name(device));
+  const bool right = measure_sums(world, device, table);
+  measure_ranks(world, device, table);
+  if (world.rank().writes()) fmt::print("{}", table);
   if (!right) throw Error{Fault::running, {}, "a sum over the ranks is wrong", "check memory and network cards"};
   world.enter(Phase::finished);
   return 0;
