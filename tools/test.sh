@@ -9,7 +9,10 @@ TUNE_TEST_REQUIREMENTS=tests/requirements.txt TUNE_TEST_PACKAGES="slurm-wlm mung
 if [ -n "${CI:-}" ] && ! grep -q 'NVCC:FILEPATH=/' build/CMakeCache.txt; then
   echo "test.sh: no nvcc here: nothing of CUDA was compiled, GPU code is NOT proved by this run" >&2
 fi
+# a judge holds up to 6 GB: PyTorch, a peer, and the program
+jobs=$(( $(awk '/MemAvailable/ {print int($2 / 6000000)}' /proc/meminfo) ))
+[ "$jobs" -lt "$(nproc)" ] || jobs=$(nproc)
 status=0
-.venv/bin/ctest --test-dir build --output-on-failure --no-tests=error "$@" || status=$?
+.venv/bin/ctest --test-dir build -j "$(( jobs > 0 ? jobs : 1 ))" --output-on-failure --no-tests=error "$@" || status=$?
 grep -h '^SKIPPED ' build/Testing/Temporary/LastTest.log | sort -u || true  # what was not judged, and why
 exit $status

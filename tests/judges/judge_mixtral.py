@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load_balancing_loss_func
 
 import tiny_models
+from bf16 import bf16_autocast
 from judge_model import GRADIENT, LOGITS, LOSS, SMALL_VOCAB, documents
 from judge_training import LORA_LEARNING_RATE, Schedule, Setting, compare, loss_of, plain_loop
 from tune_program import eval_losses, probe, recipe_for, relative, steps, tune, write_chats, write_recipe
@@ -219,7 +220,7 @@ def test_bf16_lora_ends_where_peft_does(tiny, rng, tmp_path):
     model = peft_model(load(tiny("mixtral")).to(torch.bfloat16), tmp_path / "init")
     setting.train()
     plain_loop(model, setting.rows, schedule, autocast=True)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), bf16_autocast():
         want = loss_of(model, setting.evaluation_rows).item()
     assert relative(eval_losses(setting.output)[-1], want) <= 0.01
 

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from bf16 import bf16_autocast
 from tiny_models import MODELS
 from tune_program import eval_losses, recipe_for, relative, shown_rows, steps, tune, write_chats, write_recipe
 
@@ -61,7 +62,7 @@ def plain_loop(model, rows, schedule, weight_decay=0.0, autocast=False):
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with bf16_autocast(enabled=autocast):
             loss = loss_of(model, rows)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -145,7 +146,7 @@ def test_bf16_lora_ends_where_peft_does(name, tiny, rng, tmp_path):
     model = fresh_adapter(setting.model(torch.bfloat16), tmp_path / "init")
     setting.train()
     plain_loop(model, setting.rows, schedule, autocast=True)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), bf16_autocast():
         want = loss_of(model, setting.evaluation_rows).item()
     assert relative(eval_losses(setting.output)[-1], want) <= 0.01
 
@@ -156,7 +157,7 @@ def test_bf16_full_ends_where_a_plain_loop_does(tiny, rng, tmp_path):
     setting.train()
     model = setting.model()
     plain_loop(model, setting.rows, schedule, autocast=True)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), bf16_autocast():
         want = loss_of(model, setting.evaluation_rows).item()
     assert relative(eval_losses(setting.output)[-1], want) <= 0.01
 
