@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "data/dealing.h"
 #include "recipes/schema/error.h"
@@ -80,21 +79,16 @@ void Loader::add_epoch(const std::vector<Slot>& slots) {
   epoch.number = static_cast<std::int64_t>(epochs_.size());
   if (!epochs_.empty()) epoch.first_step = epochs_.back().first_step + epochs_.back().steps;
   epoch.steps = ceil_div(static_cast<std::int64_t>(slots.size()), train_.global_batch_size);
-  const std::span<const Slot> all = slots;
-  const auto count = static_cast<std::int64_t>(slots.size());
-  const auto tokens_of = [&](const Slot& slot) {
-    return std::accumulate(slot.begin(), slot.end(), std::int64_t{0},
-                           [&](std::int64_t sum, std::int64_t row) { return sum + dataset_.length(row); });
-  };
-  for (std::int64_t begin = 0; begin < count; begin += train_.global_batch_size) {
-    const std::span<const Slot> step = all.subspan(
-        static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(train_.global_batch_size, count - begin)));
-    for (const Slot& slot : step) epoch.tokens += tokens_of(slot);
-    for (const auto& share : shares(step)) {
+  for (std::int64_t step = 0; step < epoch.steps; ++step) {
+    const std::span<const Slot> dealt = slots_of_step(slots, step);
+    for (const auto& share : shares(dealt)) {
       std::int64_t micro_batch_tokens = 0;
       for (std::size_t i = 0; i < share.size(); ++i) {
         if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) micro_batch_tokens = 0;
-        micro_batch_tokens += tokens_of(step[static_cast<std::size_t>(share[i])]);
+        std::int64_t tokens = 0;
+        for (const std::int64_t row : dealt[static_cast<std::size_t>(share[i])]) tokens += dataset_.length(row);
+        epoch.tokens += tokens;
+        micro_batch_tokens += tokens;
         max_micro_batch_tokens_ = std::max(max_micro_batch_tokens_, micro_batch_tokens);
       }
     }
@@ -120,6 +114,12 @@ double Loader::epoch_at(std::int64_t step) const {
          static_cast<double>(step - epoch.first_step) / static_cast<double>(std::max<std::int64_t>(epoch.steps, 1));
 }
 
+// Of the step-th step of the epoch that has these slots.
+std::span<const Slot> Loader::slots_of_step(std::span<const Slot> slots, std::int64_t step) const {
+  const auto size = static_cast<std::size_t>(train_.global_batch_size), begin = static_cast<std::size_t>(step) * size;
+  return slots.subspan(begin, std::min(size, slots.size() - begin));
+}
+
 // Indices into `slots`, those of one step, by rank.
 std::vector<std::vector<std::int64_t>> Loader::shares(std::span<const Slot> slots) const {
   std::vector<double> costs;
@@ -139,14 +139,13 @@ StepShare Loader::step(std::int64_t step, std::int64_t rank) const {
     current_slots_ = slots_of(epoch.number);
     current_epoch_ = epoch.number;
   }
-  const auto count = static_cast<std::int64_t>(current_slots_.size());
-  const std::int64_t begin = (step - epoch.first_step) * train_.global_batch_size;
-  const std::span<const Slot> slots =
-      std::span<const Slot>(current_slots_)
-          .subspan(static_cast<std::size_t>(begin),
-                   static_cast<std::size_t>(std::min(train_.global_batch_size, count - begin)));
+  const std::span<const Slot> slots = slots_of_step(current_slots_, step - epoch.first_step);
   StepShare share;
-  const std::vector<std::int64_t> mine = shares(slots)[static_cast<std::size_t>(rank)];
+  const std::vector<std::vector<std::int64_t>> dealt = shares(slots);
+  for (const auto& each : dealt)
+    share.rounds =
+        std::max(share.rounds, ceil_div(static_cast<std::int64_t>(each.size()), train_.per_device_train_batch_size));
+  const std::vector<std::int64_t>& mine = dealt[static_cast<std::size_t>(rank)];
   for (std::size_t i = 0; i < mine.size(); ++i) {
     if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) share.micro_batches.emplace_back();
     for (const std::int64_t row : slots[static_cast<std::size_t>(mine[i])])

@@ -26,6 +26,7 @@ class TokenDataset {
 /// One rank's part of an optimizer step, and what the step is in all.
 struct StepShare {
   std::vector<PackedBatch> micro_batches;  // none where the last step of an epoch has fewer slots than ranks
+  std::int64_t rounds = 0;                 // micro-batches of the rank that has most
   std::int64_t tokens = 0;                 // of all ranks
   std::int64_t trained_tokens = 0;         // of all ranks
 };
@@ -66,6 +67,7 @@ class Loader {
   std::vector<Slot> slots_of(std::int64_t epoch) const;
   const Epoch& epoch_of(std::int64_t step) const;
   void add_epoch(const std::vector<Slot>& slots);
+  std::span<const Slot> slots_of_step(std::span<const Slot> slots, std::int64_t step) const;
   std::vector<std::vector<std::int64_t>> shares(std::span<const Slot> slots) const;
 
   const TokenDataset& dataset_;

@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
-
 #include <sched.h>
 
 #include <algorithm>

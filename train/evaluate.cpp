@@ -15,14 +15,27 @@ std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset
   decoder.no_dropout();
   std::vector<double> sums(1 + 2 * sources.size());  // stops asked for; then loss and tokens of each source
   EvaluationBatches batches(dataset, rows_per_batch, max_tokens);
-  for (std::int64_t i = 0; const std::optional<SourcedBatch> batch = batches.next(); ++i) {
-    if (i % world.rank().count != world.rank().number) continue;
-    if (stop_requested() != 0) {
+  // Where the ranks keep the weights together, each passes them as often as the others, and all stop at once.
+  const bool together = decoder.has_keeper();
+  const auto stop = [&] {
+    const double mine = stop_requested() != 0 ? 1 : 0;
+    return (together ? world.sum({mine}).front() : mine) > 0;
+  };
+  std::optional<SourcedBatch> batch = batches.next();
+  while (batch) {
+    std::optional<SourcedBatch> mine;  // of a round, one batch a rank
+    for (std::int64_t rank = 0; rank < world.rank().count && batch; ++rank, batch = batches.next())
+      if (rank == world.rank().number) mine = std::move(batch);
+    if (stop()) {
       sums[0] = 1;
       break;
     }
-    const Loss loss = supervised_loss(decoder, batch->rows, 1.0, false);
-    const std::size_t at = 1 + 2 * static_cast<std::size_t>(batch->source);
+    if (!mine) {
+      if (together) supervised_loss(decoder, one_document({0}), 1.0, false);
+      continue;
+    }
+    const Loss loss = supervised_loss(decoder, mine->rows, 1.0, false);
+    const std::size_t at = 1 + 2 * static_cast<std::size_t>(mine->source);
     sums[at] += loss.sum;
     sums[at + 1] += static_cast<double>(loss.trained_tokens);
   }

@@ -8,7 +8,6 @@
 #include "recipes/schema/tell.h"
 #include "train/device.h"
 #include "train/host_arena.h"
-#include "train/model/generate.h"
 #include "train/plan/plan.h"
 
 namespace tune {
@@ -72,19 +71,18 @@ DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, 
           .seed = recipe.train.seed};
 }
 
-std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options) {
+std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options,
+                                      std::unique_ptr<WeightKeeper> keeper) {
   if (options.device == "cpu") keep_cpu_tensors_in_arena();
-  return std::make_unique<Decoder>(base.config, *base.weights, options);
+  return std::make_unique<Decoder>(base.config, *base.weights, options, std::move(keeper));
 }
 
-std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question, std::int64_t max_tokens,
-                   std::int64_t seed, double temperature) {
+std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question,
+                   const GenerateOptions& options) {
   const std::vector<Span> spans =
       inputs.chat_template->render({{"user", question}}, *inputs.tokenizer, TrainOn::assistant, true);
   const Row prompt = encode_spans(spans, *inputs.tokenizer, inputs.tokenizer->add_bos);
-  const std::vector<std::int32_t> ids = generate(decoder, prompt.ids, stop_ids(inputs),
-                                                 {.max_tokens = max_tokens, .temperature = temperature, .seed = seed});
-  return inputs.tokenizer->decode(ids);
+  return inputs.tokenizer->decode(generate(decoder, prompt.ids, stop_ids(inputs), options));
 }
 
 }  // namespace tune

@@ -8,6 +8,8 @@
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/recipe.h"
 #include "train/model/decoder.h"
+#include "train/model/generate.h"
+#include "train/model/weight_keeper.h"
 
 namespace tune {
 
@@ -34,11 +36,11 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose);
 /// Error{Fault::recipe} when cuda is asked for and there is none.
 DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, bool training);
 
-/// Error{Fault::data} names a tensor that holds NaN or infinity.
-std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options);
+/// keeper: of the frozen weights, or null. Error{Fault::data} names a tensor that holds NaN or infinity.
+std::unique_ptr<Decoder> load_decoder(const BaseModel& base, const DecoderOptions& options,
+                                      std::unique_ptr<WeightKeeper> keeper = nullptr);
 
 /// The answer to one question, in the recipe's template.
-std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question, std::int64_t max_tokens,
-                   std::int64_t seed, double temperature);
+std::string answer(Decoder& decoder, const Inputs& inputs, const std::string& question, const GenerateOptions& options);
 
 }  // namespace tune

@@ -17,6 +17,7 @@ std::string first_bad_tensor(Decoder& decoder, const std::vector<PackedBatch>& m
   for (const Parameter& parameter : decoder.trained())
     if (!std::isfinite(largest_value(parameter.value))) return parameter.name + " itself";
   for (const bool finite : {false, true}) {  // batches whose loss is bad first
+    if (decoder.has_keeper()) break;         // the other ranks don't pass their part of the weights on any more
     for (std::size_t i = 0; i < micro_batches.size(); ++i) {
       if (std::isfinite(losses[i]) != finite) continue;
       decoder.set_step(step, static_cast<std::int64_t>(i));

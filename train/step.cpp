@@ -51,17 +51,22 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   StepOutcome outcome{.tokens = share.tokens, .trained_tokens = share.trained_tokens};
   const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(outcome.trained_tokens, 1));
   const std::vector<PackedBatch>& micro_batches = share.micro_batches;
+  // Where the ranks keep the weights together, each passes them as often as the others.
+  const auto rounds = decoder.has_keeper() ? static_cast<std::size_t>(share.rounds) : micro_batches.size();
   std::vector<double> losses;
-  gradient_sum.begin();
-  for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+  for (std::size_t i = 0; i < rounds; ++i) {
     if (stop_requested() != 0 && world.alone()) {
       optimizer.zero_gradients();
       return std::nullopt;
     }
     decoder.set_step(step, static_cast<std::int64_t>(i) * world.rank().count + world.rank().number);
     // What the last backward pass completes is on its way to the other ranks while the pass goes on.
-    if (i + 1 == micro_batches.size() && !world.alone())
+    if (i + 1 == rounds && !world.alone())
       decoder.on_gradients([&](std::size_t first) { gradient_sum.ready_from(first); });
+    if (i >= micro_batches.size()) {
+      supervised_loss(decoder, one_document({0}), scale, true);
+      continue;
+    }
     const Loss loss = supervised_loss(decoder, micro_batches[i], scale, true);
     losses.push_back(loss.sum);
     if (loss.router_load) add_router_load(outcome, *loss.router_load, scale * static_cast<double>(loss.trained_tokens));

@@ -8,7 +8,6 @@ namespace tune {
 namespace {
 
 volatile std::sig_atomic_t requested = 0, writes = 0;
-
 volatile std::sig_atomic_t requested_at = 0;  // seconds
 
 std::sig_atomic_t seconds_now() {

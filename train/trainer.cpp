@@ -27,6 +27,7 @@
 #include "train/model/tuned_weights.h"
 #include "train/optim/optimizer.h"
 #include "train/parallel/gradient_sum.h"
+#include "train/parallel/sharded_weights.h"
 #include "train/plan/plan.h"
 #include "train/run_record.h"
 #include "train/step.h"
@@ -91,6 +92,20 @@ Inputs open_shared_inputs(const Recipe& recipe, World& world) {
   return inputs ? std::move(*inputs) : open_inputs(recipe, Purpose::training);
 }
 
+// The recipe is the same everywhere, but what its paths name need not be. Every rank has hashed what it sees.
+void require_same_inputs(World& world, const std::map<std::string, std::string>& facts) {
+  for (const auto& [fact, key] : {std::pair("model", "model.base_model"), std::pair("data", "data.datasets"),
+                                  std::pair("evaluation_data", "data.eval_datasets")}) {
+    const std::vector<std::string> hashes = world.from_each(facts.at(fact));
+    for (std::size_t i = 1; i < hashes.size(); ++i)
+      if (hashes[i] != hashes[0])
+        throw Error{Fault::data,
+                    {},
+                    fmt::format("rank {} finds something else under {} than rank 0", i, key),
+                    "all hosts must see the same files under the recipe's paths"};
+  }
+}
+
 // One training run from its first to its last step. The order of the members is the order in which they are made.
 class Run {
  public:
@@ -107,7 +122,9 @@ class Run {
   void require_disk();
   void save();
   void save_adapter() const;
+  GenerateOptions sampling() const { return {recipe_.eval.sample_max_tokens, 0.0, recipe_.train.seed, {}}; }
   std::optional<std::vector<std::string>> sample_answers();
+  std::optional<std::vector<std::string>> sample_answers_together();
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
 
   const Recipe recipe_;
@@ -135,10 +152,12 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
       loader_(*inputs_.train_rows, recipe.data, recipe.train, world.rank().count),
       plan_(plan_of(recipe, inputs_, loader_)),
       record_(recipe, inputs_, plan_, world.rank().count) {
+  require_same_inputs(world, record_.facts());
   world.enter(Phase::loading);
   const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
-  decoder_ = load_decoder(inputs_.base, options);
+  const bool sharded = recipe_.distributed.strategy == Strategy::shard && !world_.alone();
+  decoder_ = load_decoder(inputs_.base, options, sharded ? std::make_unique<ShardedWeights>(world_) : nullptr);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   gradient_sum_.emplace(world_, decoder_->trained());
   if (world.rank().writes()) prepare_folder(resume);
@@ -330,12 +349,12 @@ void Run::save_adapter() const {
 std::optional<std::vector<std::string>> Run::sample_answers() {
   if (recipe_.eval.sample_prompts.empty()) return std::vector<std::string>();
   world_.enter(Phase::answering, step_);
+  if (decoder_->has_keeper()) return sample_answers_together();
   const auto ranks = static_cast<std::size_t>(world_.rank().count);
   std::vector<std::string> mine;
   for (auto i = static_cast<std::size_t>(world_.rank().number); i < recipe_.eval.sample_prompts.size(); i += ranks) {
     if (stop_requested() != 0) break;
-    mine.push_back(answer(*decoder_, inputs_, recipe_.eval.sample_prompts[i], recipe_.eval.sample_max_tokens,
-                          recipe_.train.seed, 0.0));
+    mine.push_back(answer(*decoder_, inputs_, recipe_.eval.sample_prompts[i], sampling()));
   }
   std::vector<std::vector<std::string>> by_rank;
   for (const std::string& text :
@@ -347,6 +366,25 @@ std::optional<std::vector<std::string>> Run::sample_answers() {
   }
   std::vector<std::string> answers;
   for (std::size_t i = 0; i < recipe_.eval.sample_prompts.size(); ++i) answers.push_back(by_rank[i % ranks][i / ranks]);
+  return answers;
+}
+
+// Where no rank has all weights: each of them generates all answers, token by token what rank 0 makes of it.
+std::optional<std::vector<std::string>> Run::sample_answers_together() {
+  std::vector<std::string> answers;
+  bool stopped = false;
+  GenerateOptions options = sampling();
+  options.agree = [&](std::int32_t& token) {
+    const std::vector<double> sums =
+        world_.sum({stop_requested() != 0 ? 1.0 : 0.0, world_.rank().number == 0 ? static_cast<double>(token) : 0.0});
+    token = static_cast<std::int32_t>(sums[1]);
+    stopped = sums[0] > 0;
+    return !stopped;
+  };
+  for (const std::string& prompt : recipe_.eval.sample_prompts) {
+    answers.push_back(answer(*decoder_, inputs_, prompt, options));
+    if (stopped) return std::nullopt;
+  }
   return answers;
 }
 

@@ -247,7 +247,11 @@ template <>
 const std::vector<Row<DistributedOptions>>& rows() {
   using S = DistributedOptions;
   static const std::vector<Row<S>> all = {
-      {"strategy", &S::strategy, {}, {}, "ddp: every rank holds the whole model and a share of each step's rows"},
+      {"strategy",
+       &S::strategy,
+       {},
+       {},
+       "ddp: every rank holds the whole model; shard: an equal part of it (ZeRO-3, FSDP)"},
       {"timeout_seconds",
        &S::timeout_seconds,
        from(1, 86400),

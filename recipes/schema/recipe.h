@@ -28,7 +28,7 @@ enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
 enum class Quant { f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0, int8, int4 };
 enum class OnnxFlavour { standard, genai };
 enum class ServingCheck { vllm };
-enum class Strategy { ddp };
+enum class Strategy { ddp, shard };
 
 struct ModelOptions {
   std::string base_model;      // folder in Hugging Face layout, or one .gguf file

@@ -100,7 +100,8 @@ struct Spelling<ServingCheck> {
 };
 template <>
 struct Spelling<Strategy> {
-  static constexpr auto values = std::to_array<std::pair<Strategy, std::string_view>>({{Strategy::ddp, "ddp"}});
+  static constexpr auto values =
+      std::to_array<std::pair<Strategy, std::string_view>>({{Strategy::ddp, "ddp"}, {Strategy::shard, "shard"}});
 };
 
 /// "gguf-lora" for ExportFormat::gguf_lora. Every value of the enum has a spelling.

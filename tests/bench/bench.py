@@ -6,6 +6,7 @@ ratios are medians over the rounds, with their smallest and largest. Never a tes
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -99,18 +100,30 @@ def row(name, ours, theirs, key, better):
     return f"{name:<26}{statistics.median(ratios):>8.2f} x   {ratios[0]:.2f} ... {ratios[-1]:.2f}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments_of(description, cases):
+    """rounds, cases and binary, as the command line says; `cases` where it names none."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="one of lora-bf16, lora-fp32, full-fp32, full-bf16")
+    parser.add_argument("--only", dest="cases", type=lambda case: [case], default=cases, help="one of lora-bf16, lora-fp32, full-fp32, full-bf16")
     parser.add_argument("--binary", type=Path, default=ROOT / "build" / "tune")
-    arguments = parser.parse_args()
-    start_up(arguments.binary)
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def model_and_rows():
+    """A folder with both, for as long as it is needed."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_model(folder / "model")
         write_rows(folder / "rows.jsonl")
-        for case in [arguments.only] if arguments.only else ["lora-bf16", "lora-fp32", "full-fp32", "full-bf16"]:
+        yield folder
+
+
+def main():
+    arguments = arguments_of(__doc__, ["lora-bf16", "lora-fp32", "full-fp32", "full-bf16"])
+    start_up(arguments.binary)
+    with model_and_rows() as folder:
+        for case in arguments.cases:
             mode, precision = case.split("-")
             ours, users, kept = [], [], []
             for _ in range(arguments.rounds):

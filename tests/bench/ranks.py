@@ -5,16 +5,14 @@ those of the loopback interface while nothing else uses it, against the least th
 sends 2 (N-1)/N of its gradients. Never a test.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from bench import BATCH, ROOT, STEPS, TOKENS, WARMUP, make_model, recipe, write_rows
+from bench import BATCH, STEPS, TOKENS, WARMUP, arguments_of, model_and_rows, recipe
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 
@@ -45,16 +43,9 @@ def run(binary, folder, case, ranks):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="one of lora-bf16, lora-fp32, full-fp32, full-bf16")
-    parser.add_argument("--binary", type=Path, default=ROOT / "build" / "tune")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_model(folder / "model")
-        write_rows(folder / "rows.jsonl")
-        for case in [arguments.only] if arguments.only else ["lora-fp32", "full-fp32"]:
+    arguments = arguments_of(__doc__, ["lora-fp32", "full-fp32"])
+    with model_and_rows() as folder:
+        for case in arguments.cases:
             alone, shared = [], []
             for _ in range(arguments.rounds):
                 alone.append(run(arguments.binary, folder, case, 1))

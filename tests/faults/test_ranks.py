@@ -51,6 +51,13 @@ def wait_for_step(job, output, step, rank=0):
         time.sleep(0.02)
 
 
+def at_step_seven(recipe, output):
+    """A job of three ranks and their processes."""
+    run = start(recipe, output)
+    wait_for_step(run, output, 7)
+    return run, [heartbeat(output, rank)["pid"] for rank in range(3)]
+
+
 def alive(pid):
     try:
         return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
@@ -65,9 +72,7 @@ def complaints(text):
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_rank_ends_the_others_within_five_seconds(job, tmp_path, victim):
     root, recipe = job
-    run = start(recipe, tmp_path)
-    wait_for_step(run, tmp_path, 7)
-    pids = [heartbeat(tmp_path, rank)["pid"] for rank in range(3)]
+    run, pids = at_step_seven(recipe, tmp_path)
     time.sleep(random.Random(SEED + victim).random() * 0.3)
     os.kill(pids[victim], signal.SIGKILL)
     begin = time.monotonic()
@@ -88,9 +93,7 @@ def test_a_killed_rank_ends_the_others_within_five_seconds(job, tmp_path, victim
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_rank_is_named_after_the_timeout(job, tmp_path, victim):
     root, recipe = job
-    run = start(recipe, tmp_path)
-    wait_for_step(run, tmp_path, 7)
-    pids = [heartbeat(tmp_path, rank)["pid"] for rank in range(3)]
+    run, pids = at_step_seven(recipe, tmp_path)
     os.kill(pids[victim], signal.SIGSTOP)
     begin = time.monotonic()
     _, told = run.communicate(timeout=60)
@@ -145,12 +148,12 @@ def test_doctor_measures_what_passes_between_ranks():
     assert "--nproc belongs to --distributed" in tune("doctor", "--nproc=2", expect=2).stderr
 
 
-def by_hand(recipe, output, rank, count, port, *more, **environment):
+def by_hand(recipe, output, rank, count, port, *more, folder=None, **environment):
     """One rank as a launcher that isn't ours would start it."""
     variables = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                  "MASTER_PORT": str(port), **environment}  # fmt: skip
     arguments = [BINARY, "run", "--recipe", recipe, "--set", f"output_dir={output}", "--set=train.max_steps=5", *more]
-    return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables}, cwd=folder)
 
 
 def free_port():
@@ -208,6 +211,26 @@ def test_ranks_with_different_recipes_are_refused(job, tmp_path):
     told = "".join(rank.communicate(timeout=60)[1] for rank in ranks)
     assert [rank.returncode for rank in ranks] == [2, 2], told
     assert re.search(r'rank 1 of 2 .* has another recipe than rank 0 .*: "seed: 7", not "seed: 42"', told), told
+
+
+@pytest.mark.parametrize("what, key", [("model", "model.base_model"), ("rows.jsonl", "data.datasets")])
+def test_ranks_that_see_other_files_are_refused(job, tmp_path, what, key):
+    root, recipe = job
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "model").symlink_to(root / "model")
+        (folder / "rows.jsonl").symlink_to(root / "rows.jsonl")
+    (folders[1] / what).unlink()
+    if what == "model":
+        tiny_models.make("llama-mha", folders[1] / "model", SEED + 1)
+    else:
+        write_chats(folders[1] / "rows.jsonl", random.Random(SEED + 1), 60)
+    port, same = free_port(), ["--set=model.base_model=model", "--set=data.datasets[0].path=rows.jsonl"]
+    ranks = [by_hand(recipe, tmp_path / "run", rank, 2, port, *same, folder=folders[rank]) for rank in range(2)]
+    told = "".join(rank.communicate(timeout=60)[1] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [3, 3], told
+    assert f"rank 1 finds something else under {key} than rank 0" in told and len(complaints(told)) == 1, told
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,21 @@ TEST_F(Matmul, AddsScaledProductsInPlace) {
       }
 }
 
+TEST_F(Matmul, ThroughFp32EqualsFp64) {
+  for (const Product& p : kProducts) {
+    const at::Tensor a = random({p.m, p.k}, at::kBFloat16), b = random({p.n, p.k}, at::kBFloat16).t();
+    const at::Tensor before = random({p.m, p.n}, at::kBFloat16), product = at::mm(a.to(at::kDouble), b.to(at::kDouble));
+    at::Tensor fresh = at::full_like(before, std::numeric_limits<double>::quiet_NaN()), added = before.clone();
+    const std::int64_t three_columns = 3 * p.k + 1;
+    multiply_through_fp32(fresh, a, b, 0, 1, three_columns);
+    multiply_through_fp32(added, a, b, 1, 0.5, three_columns);
+    const std::string what = fmt::format("{} x {} x {}", p.m, p.k, p.n);
+    expect_within(fresh, product, bound_of(a, b, product), what);
+    const at::Tensor sum = before.to(at::kDouble) + 0.5 * product;
+    expect_within(added, sum, bound_of(a, b, sum) + before.to(at::kDouble).abs() * 0x1p-22, what + " added");
+  }
+}
+
 TEST_F(Matmul, RepeatsToTheLastBit) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
     for (const Product& p : kProducts) {

@@ -7,13 +7,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <exception>
 #include <filesystem>
+#include <limits>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
-#include "recipes/schema/tell.h"
-#include "tools/verbs/complaint.h"
+#include "tools/verbs/as_rank.h"
 #include "tools/verbs/launch_argument.h"
 #include "tools/verbs/verbs.h"
 #include "train/device.h"
@@ -101,34 +100,20 @@ int measure(World& world, const std::string& device) {
   return 0;
 }
 
-int examine_as_rank(const Rank& rank, Device wanted) {
-  choose_gpu(rank.local_number);
-  share_cores(rank.local_count);
-  World world;
-  try {
-    const std::string device = chosen_device(wanted);
-    world.meet(rank, {.timeout_seconds = 30}, device, folder(), {{"program", program_version()}});
-    return measure(world, device);
-  } catch (...) {
-    const Complaint complaint = complaint_of(std::current_exception());
-    std::fflush(stdout);
-    if (world.alone() ? claims_failure_of_launch(folder(), complaint.exit_code)
-                      : world.claims_failure(complaint.exit_code))
-      tell("tune: rank {} of {} ({}): {}\n", rank.number, rank.count, host_name(), complaint.text);
-    std::_Exit(complaint.exit_code);
-  }
-}
-
 }  // namespace
 
 int examine_ranks(const boost::program_options::variables_map& values, const std::vector<std::string>& arguments) {
   const Rank rank = rank_from_environment();
   const Device device = device_of(values["device"].as<std::string>());
-  const LaunchOptions wanted = launch_options(values, device, rank);
+  const LaunchOptions wanted = launch_options(values, device, std::numeric_limits<std::int64_t>::max(), rank);
   if (wanted.ranks * wanted.hosts > 1) return launch(wanted, started_with("doctor", arguments), folder());
   if (rank.count == 1)
     throw Error{Fault::recipe, {}, "one rank has nobody to talk to", "start several: --nproc 2, srun or torchrun"};
-  return examine_as_rank(rank, device);
+  return as_rank(rank, folder(), [&](World& world) {
+    const std::string name = chosen_device(device);
+    world.meet(rank, {.timeout_seconds = 30}, name, folder(), {{"program", program_version()}});
+    return measure(world, name);
+  });
 }
 
 }  // namespace tune

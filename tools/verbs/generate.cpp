@@ -74,8 +74,9 @@ int generate_verb(const std::vector<std::string>& arguments) {
   const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
   const auto ask = [&] {
-    return answer(*decoder, inputs, values["prompt"].as<std::string>(), max_tokens, values["seed"].as<std::int64_t>(),
-                  temperature);
+    return answer(
+        *decoder, inputs, values["prompt"].as<std::string>(),
+        {.max_tokens = max_tokens, .temperature = temperature, .seed = values["seed"].as<std::int64_t>(), .agree = {}});
   };
   const std::string tuned = ask();
   if (values.count("compare") == 0) {

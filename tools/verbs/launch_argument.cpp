@@ -11,7 +11,8 @@ namespace tune {
 
 void add_launch_options(boost::program_options::options_description& options) {
   namespace po = boost::program_options;
-  options.add_options()("nproc", po::value<std::int64_t>(), "ranks on this host; default: one a visible GPU")(
+  options.add_options()("nproc", po::value<std::int64_t>(),
+                        "ranks on this host; default: one a visible GPU, at most one a row of a step")(
       "nnodes", po::value<std::int64_t>()->default_value(1), "hosts with so many ranks each; not needed with Slurm")(
       "node-rank", po::value<std::int64_t>()->default_value(0), "which of the hosts this is, from 0")(
       "master-addr", po::value<std::string>()->default_value("127.0.0.1"), "host of rank 0")(
@@ -30,7 +31,8 @@ std::vector<std::string> started_with(const std::string& verb, const std::vector
   return kept;
 }
 
-LaunchOptions launch_options(const boost::program_options::variables_map& values, Device device, const Rank& rank) {
+LaunchOptions launch_options(const boost::program_options::variables_map& values, Device device, std::int64_t most,
+                             const Rank& rank) {
   const auto number = [&](const char* name) { return values[name].as<std::int64_t>(); };
   LaunchOptions options{.ranks = values.count("nproc") != 0 ? number("nproc") : 1,
                         .hosts = number("nnodes"),
@@ -51,7 +53,7 @@ LaunchOptions launch_options(const boost::program_options::variables_map& values
   if (options.hosts > 1 && (values["master-addr"].defaulted() || options.master_port == 0))
     refuse("several hosts have to meet somewhere", "give all of them the same --master-addr and --master-port");
   if (values.count("nproc") == 0 && rank.source.empty() && device != Device::cpu)
-    options.ranks = std::max<std::int64_t>(1, visible_gpus());
+    options.ranks = std::clamp<std::int64_t>(visible_gpus(), 1, most);
   return options;
 }
 

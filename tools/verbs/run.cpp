@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstdlib>
 #include <exception>
 #include <map>
 #include <optional>
@@ -14,8 +13,8 @@
 #include "recipes/schema/writer.h"
 #include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
+#include "tools/verbs/as_rank.h"
 #include "tools/verbs/calibration.h"
-#include "tools/verbs/complaint.h"
 #include "tools/verbs/launch_argument.h"
 #include "tools/verbs/recipe_argument.h"
 #include "tools/verbs/verbs.h"
@@ -135,30 +134,18 @@ int run_as_rank(const Recipe& recipe, const std::string& resume, const Rank& ran
   install_stop_signals({SIGTERM, SIGUSR1});
   std::optional<OutputLock> lock;
   if (rank.writes()) lock.emplace(recipe.output_dir);
-  choose_gpu(rank.local_number);
-  if (rank.local_count > 1) share_cores(rank.local_count);
-  World world;
-  if (rank.count == 1) return train_and_hand_over(recipe, resume, world);
-  try {
-    const std::string device = chosen_device(recipe.train.device);
-    world.meet(rank, recipe.distributed, device, recipe.output_dir, facts_to_agree_on(recipe, device));
-    if (rank.writes())
-      tell("{} ranks on {} host{}, by {}: {} each\n", rank.count, world.hosts(), world.hosts() == 1 ? "" : "s",
-           rank.source, device_name(device));
-    else
-      fall_silent();
-    return train_and_hand_over(recipe, resume, world);
-  } catch (...) {
-    const Complaint complaint = complaint_of(std::current_exception());
-    std::fflush(stdout);
-    if (world.alone() ? claims_failure_of_launch(recipe.output_dir, complaint.exit_code)
-                      : world.claims_failure(complaint.exit_code)) {
-      speak_again();
-      tell("tune: rank {} of {} ({}): {}\n", rank.number, rank.count, host_name(), complaint.text);
+  return as_rank(rank, recipe.output_dir, [&](World& world) {
+    if (rank.count > 1) {
+      const std::string device = chosen_device(recipe.train.device);
+      world.meet(rank, recipe.distributed, device, recipe.output_dir, facts_to_agree_on(recipe, device));
+      if (rank.writes())
+        tell("{} ranks on {} host{}, by {}: {} each\n", rank.count, world.hosts(), world.hosts() == 1 ? "" : "s",
+             rank.source, device_name(device));
+      else
+        fall_silent();
     }
-    // Without the collectives' farewells, which wait for ranks that may be gone.
-    std::_Exit(complaint.exit_code);
-  }
+    return train_and_hand_over(recipe, resume, world);
+  });
 }
 
 }  // namespace
@@ -179,7 +166,7 @@ int run_verb(const std::vector<std::string>& arguments) {
   const Rank rank = rank_from_environment();
   if (rank.number > 0 && rank.local_number > 0) fall_silent();  // the notes of one rank a host are enough
   const Recipe recipe = recipe_argument(values);
-  const LaunchOptions wanted = launch_options(values, recipe.train.device, rank);
+  const LaunchOptions wanted = launch_options(values, recipe.train.device, recipe.train.global_batch_size, rank);
   if (values.count("dry-run") != 0) {
     print_plan(recipe, std::max(wanted.ranks * wanted.hosts, rank.count));
     return 0;

@@ -1,12 +1,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "checkpoints/files/atomic_file.h"
 #include "recipes/schema/error.h"
-#include "recipes/schema/lookup.h"
 #include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
@@ -35,16 +33,19 @@ std::int64_t count(const po::variables_map& values, const char* name, std::int64
   return value;
 }
 
-// A line of #SBATCH ends at the line's end, and Slurm reads no quotes in it as bash does.
+// Between an option of #SBATCH and the next; how it would read quotes depends on Slurm's version.
+bool is_plain(const std::string& text) {
+  return !text.empty() && text.find_first_of(" \t\n'\"\\") == std::string::npos;
+}
+
 std::string word(const po::variables_map& values, const char* name) {
   const auto text = values[name].as<std::string>();
-  if (text.empty() || text.find_first_of(" \t\n'\"\\") != std::string::npos)
-    refuse(fmt::format("--{} is \"{}\"", name, text), "write one word without quotes");
+  if (!is_plain(text)) refuse(fmt::format("--{} is \"{}\"", name, text), "write one word without quotes");
   return text;
 }
 
 std::string plain_path(const char* what, const fs::path& path) {
-  if (path.string().find_first_of(" \t\n'\"\\") != std::string::npos)
+  if (!is_plain(path.string()))
     refuse(fmt::format("{} is {}", what, path.string()), "a path in an sbatch file has no blanks and no quotes");
   return path.string();
 }
@@ -112,9 +113,11 @@ int slurm_verb(const std::vector<std::string>& arguments) {
       "cpus-per-task", po::value<std::int64_t>()->default_value(8), "cores a rank")(
       "time", po::value<std::string>()->default_value("24:00:00"), "limit of one start of the job")(
       "signal-seconds", po::value<std::int64_t>()->default_value(120), "so long before it a checkpoint is asked for")(
-      "job-name", po::value<std::string>()->default_value("tune"), "")("mem", po::value<std::string>(), "a host")(
-      "partition", po::value<std::string>(), "")("account", po::value<std::string>(), "")(
-      "qos", po::value<std::string>(), "")("output", po::value<std::string>(), "file; not given: stdout");
+      "job-name", po::value<std::string>()->default_value("tune"), "in squeue")("mem", po::value<std::string>(),
+                                                                                "memory of a host, such as 200G")(
+      "partition", po::value<std::string>(), "queue")("account", po::value<std::string>(), "who pays")(
+      "qos", po::value<std::string>(), "quality of service")("output", po::value<std::string>(),
+                                                             "file; not given: stdout");
   po::variables_map values;
   if (!parse_arguments(
           arguments, "slurm", "Writes the batch file of a job that survives time limits and preemption: sbatch FILE.",

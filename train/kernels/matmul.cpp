@@ -39,19 +39,6 @@ bool onednn_is_allowed() {
 // On older processors ATen multiplies bf16 one number at a time: 50 times slower than in fp32.
 bool wants_fp32(const at::Tensor& y) { return y.is_cpu() && y.scalar_type() == at::kBFloat16 && !processor_has_bf16(); }
 
-// y = beta * y + alpha * a b, rounded once. Blocks of columns keep the copy of a large weight small.
-void multiply_through_fp32(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double beta, double alpha) {
-  constexpr std::int64_t kBlock = 8 << 20;  // values of b
-  const std::int64_t columns = std::max<std::int64_t>(1, kBlock / std::max<std::int64_t>(1, b.size(0)));
-  const at::Tensor left = a.to(at::kFloat);
-  for (std::int64_t first = 0; first < b.size(1); first += columns) {
-    const std::int64_t count = std::min(columns, b.size(1) - first);
-    at::Tensor block = y.narrow(1, first, count);
-    const at::Tensor right = b.narrow(1, first, count).to(at::kFloat);
-    block.copy_(beta == 0 ? at::mm(left, right) : at::addmm(block.to(at::kFloat), left, right, beta, alpha));
-  }
-}
-
 [[maybe_unused]] bool to_onednn([[maybe_unused]] const at::Tensor& y, [[maybe_unused]] const at::Tensor& a) {
 #ifdef TUNE_HAS_MKLDNN_MATMUL
   return onednn_is_allowed() && y.is_cpu() && y.scalar_type() == at::kFloat && y.is_contiguous() &&
@@ -75,6 +62,19 @@ at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
 }
 
 }  // namespace
+
+void multiply_through_fp32(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double beta, double alpha,
+                           std::int64_t block) {
+  check(y, a, b);
+  const std::int64_t columns = std::max<std::int64_t>(1, block / std::max<std::int64_t>(1, b.size(0)));
+  const at::Tensor left = a.to(at::kFloat);
+  for (std::int64_t first = 0; first < b.size(1); first += columns) {
+    const std::int64_t count = std::min(columns, b.size(1) - first);
+    const at::Tensor part = y.narrow(1, first, count), right = b.narrow(1, first, count).to(at::kFloat);
+    // with beta 0 nothing that y held, not even NaN, may count
+    part.copy_(beta == 0 ? at::mm(left, right).mul_(alpha) : at::addmm(part.to(at::kFloat), left, right, beta, alpha));
+  }
+}
 
 at::Tensor matmul_nt(const at::Tensor& x, const at::Tensor& weight) { return product(x, weight.t()); }
 at::Tensor matmul_nn(const at::Tensor& dy, const at::Tensor& weight) { return product(dy, weight); }

@@ -18,6 +18,11 @@ void matmul_into_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b);
 /// y [m, n] += alpha * a [m, k] times b [k, n], any strides of a and b; in place
 void add_matmul_(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha);
 
+/// y = beta * y + alpha * a b in fp32, rounded once: what the two above do with bf16 on processors without AVX-512.
+/// block: values of b that are copied at a time.
+void multiply_through_fp32(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double beta, double alpha,
+                           std::int64_t block = 8 << 20);
+
 /// "oneDNN" or "ATen": which library fp32 products on the CPU go to (recorded in run.json; decides the last bits).
 const char* fp32_matmul_library();
 

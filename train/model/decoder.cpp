@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
+#include <optional>
+#include <utility>
+
 #include "recipes/schema/error.h"
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/upload.h"
@@ -10,6 +13,7 @@
 #include "train/model/layer.h"
 #include "train/model/load.h"
 #include "train/model/overflow.h"
+#include "train/model/weight_keeper.h"
 #include "train/plan/plan.h"
 
 namespace tune {
@@ -37,8 +41,26 @@ struct Decoder::Parts {
   RouterStatistics router_statistics;
   InputStatistics* input_statistics = nullptr;
 
+  // Units: the embedding, the layers, the final norm with the head; tied, the first and the last are one.
+  std::unique_ptr<WeightKeeper> keeper;  // null: all weights are here
+  std::size_t tail() const { return config.tie_word_embeddings ? 0 : layers.size() + 1; }
+  void take(std::size_t unit, std::optional<std::size_t> next = std::nullopt) {
+    if (keeper) keeper->take(unit, next);
+  }
+  void leave(std::size_t unit) {
+    if (keeper) keeper->leave(unit);
+  }
+  bool tail_taken = false;
+  void leave_tail() {
+    if (std::exchange(tail_taken, false)) leave(tail());
+  }
+  // The embedded ids through all layers: x = pass(layer, x). The tail is there afterwards, and with `keep` the last
+  // layer, with which the backward pass begins.
+  template <typename Pass>
+  at::Tensor through_layers(const at::Tensor& ids, bool keep, Pass&& pass);
   Sequence make_sequence(const std::vector<std::int32_t>& positions, std::vector<std::int32_t> document_starts);
   void collect_trained();
+  std::vector<WeightSlot> make_weights(const WeightSource& weights);
 };
 
 namespace {
@@ -104,32 +126,59 @@ void Decoder::Parts::collect_trained() {
     add("lm_head.weight", head, head_master, head_gradient, true);
 }
 
-Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options)
+// Makes the weights, unit by unit. Without a keeper they are still to be filled: the slots say with what.
+std::vector<WeightSlot> Decoder::Parts::make_weights(const WeightSource& weights) {
+  std::vector<WeightSlot> all;
+  const auto add = [&](const WeightUnit& unit) {
+    if (keeper)
+      keeper->add(unit, weights);
+    else
+      all.insert(all.end(), unit.slots.begin(), unit.slots.end());
+  };
+  WeightUnit first, last;
+  const auto into = [&](WeightUnit& unit, const char* name, at::Tensor& tensor, at::IntArrayRef shape) {
+    tensor = at::empty(shape, tensor_options(options));
+    unit.weights.push_back(tensor);
+    unit.slots.push_back({name, tensor});
+  };
+  into(first, "model.embed_tokens.weight", embedding, {config.vocab_size, config.hidden_size});
+  if (config.tie_word_embeddings) into(first, "model.norm.weight", final_norm, {config.hidden_size});
+  add(first);
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    layers.push_back(std::make_unique<Layer>(config, i, options));
+    Layer& layer = *layers.back();
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    WeightUnit unit{.weights = {layer.input_norm, layer.post_attention_norm},
+                    .slots = {{prefix + "input_layernorm.weight", layer.input_norm},
+                              {prefix + "post_attention_layernorm.weight", layer.post_attention_norm}}};
+    for (LinearGroup* group : layer.groups()) {
+      unit.weights.push_back(group->weight());
+      for (const LinearModule& module : group->modules())
+        unit.slots.push_back({module.name + ".weight", group->weight().narrow(0, module.first_row, module.rows)});
+    }
+    add(unit);
+  }
+  if (config.tie_word_embeddings) {
+    head = embedding;
+    return all;
+  }
+  into(last, "model.norm.weight", final_norm, {config.hidden_size});
+  into(last, "lm_head.weight", head, {config.vocab_size, config.hidden_size});
+  add(last);
+  return all;
+}
+
+Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options,
+                 std::unique_ptr<WeightKeeper> keeper)
     : parts_(std::make_unique<Parts>()) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Parts& p = *parts_;
   p.config = config;
   p.options = options;
-  std::vector<WeightSlot> slots;
-  p.embedding = at::empty({config.vocab_size, config.hidden_size}, tensor_options(options));
-  slots.push_back({"model.embed_tokens.weight", p.embedding});
-  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    p.layers.push_back(std::make_unique<Layer>(config, i, options));
-    Layer& layer = *p.layers.back();
-    const std::string prefix = fmt::format("model.layers.{}.", i);
-    slots.push_back({prefix + "input_layernorm.weight", layer.input_norm});
-    slots.push_back({prefix + "post_attention_layernorm.weight", layer.post_attention_norm});
-    for (LinearGroup* group : layer.groups())
-      for (const LinearModule& module : group->modules())
-        slots.push_back({module.name + ".weight", group->weight().narrow(0, module.first_row, module.rows)});
-  }
-  p.final_norm = at::empty({config.hidden_size}, tensor_options(options));
-  slots.push_back({"model.norm.weight", p.final_norm});
-  p.head = config.tie_word_embeddings ? p.embedding : at::empty_like(p.embedding);
-  if (!config.tie_word_embeddings) slots.push_back({"lm_head.weight", p.head});
-  load_weights(weights, slots);
-
+  p.keeper = std::move(keeper);
   const bool has_adapter = options.adapter.type == AdapterType::lora;
+  TUNE_CHECK(!p.keeper || has_adapter || !options.training, "a keeper has frozen weights only");
+  load_weights(weights, p.make_weights(weights));
   if (options.training || has_adapter) p.collect_trained();
   if (has_adapter && !options.adapter.init_adapter.empty()) load_adapter(options.adapter, p.trained);
 }
@@ -138,6 +187,7 @@ Decoder::~Decoder() = default;
 
 const ModelConfig& Decoder::config() const { return parts_->config; }
 const DecoderOptions& Decoder::options() const { return parts_->options; }
+bool Decoder::has_keeper() const { return parts_->keeper != nullptr; }
 std::vector<Parameter>& Decoder::trained() { return parts_->trained; }
 void Decoder::set_adapter_enabled(bool enabled) { parts_->adapter_on = enabled; }
 const at::Tensor& Decoder::head_weight() const { return parts_->head; }
@@ -151,22 +201,38 @@ void Decoder::set_step(std::int64_t step, std::int64_t micro_batch) {
 
 void Decoder::no_dropout() { parts_->dropout_on = false; }
 
+template <typename Pass>
+at::Tensor Decoder::Parts::through_layers(const at::Tensor& input, bool keep, Pass&& pass) {
+  if (tail() != 0) leave_tail();
+  take(0, 1);
+  at::Tensor x = embedding.index_select(0, input);
+  if (tail() != 0) leave(0);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const bool last = i + 1 == layers.size();
+    take(i + 1, last && tail() == 0 ? std::nullopt : std::optional(i + 2));
+    x = pass(i, x);
+    if (!last || !keep) leave(i + 1);
+  }
+  take(tail());
+  tail_taken = true;
+  return x;
+}
+
 at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Parts& p = *parts_;
   p.tapes.clear();
   p.sequence = p.make_sequence(batch.positions, batch.document_starts);
   p.ids = on_device(batch.ids, p.options);
-  at::Tensor x = p.embedding.index_select(0, p.ids);
   if (keep) p.tapes.resize(p.layers.size());
   p.router_statistics = {};
   p.sequence.router_statistics = &p.router_statistics;
   p.sequence.input_statistics = p.input_statistics;
   const bool checkpointing = p.options.gradient_checkpointing;
-  for (std::size_t i = 0; i < p.layers.size(); ++i) {
-    if (keep && checkpointing) p.tapes[i].input = x;
-    x = p.layers[i]->forward(x, p.sequence, keep && !checkpointing ? &p.tapes[i] : nullptr);
-  }
+  const at::Tensor x = p.through_layers(p.ids, keep, [&](std::size_t i, const at::Tensor& input) {
+    if (keep && checkpointing) p.tapes[i].input = input;
+    return p.layers[i]->forward(input, p.sequence, keep && !checkpointing ? &p.tapes[i] : nullptr);
+  });
   RmsNormResult result = rms_norm(x, p.final_norm, p.config.rms_norm_eps);
   if (keep) {
     p.last_hidden = x;
@@ -208,6 +274,7 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
     rms_norm_backward_add_(d_x, d_normed, p.last_hidden, p.final_norm, p.last_inv_rms, p.final_norm_gradient);
     p.last_hidden = p.last_inv_rms = at::Tensor();
   }
+  if (p.tail() != 0) p.leave_tail();
   const auto ready = [&](std::size_t layer) {
     if (p.gradients_ready) p.gradients_ready(p.first_trained[layer]);
   };
@@ -215,11 +282,13 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
   const bool embedding_trained = p.embedding_gradient.defined();
   for (std::size_t i = p.layers.size(); i-- > 0;) {
     LayerTape& tape = p.tapes[i];
+    p.take(i + 1, i > 0 ? std::optional(i) : std::nullopt);
     if (p.options.gradient_checkpointing) {
       const at::Tensor input = tape.input;
       p.layers[i]->forward(input, p.sequence, &tape);
     }
     d_x = p.layers[i]->backward(d_x, p.sequence, tape, i > 0 || embedding_trained);
+    p.leave(i + 1);
     ready(i);
   }
   if (embedding_trained) add_rows_(p.embedding_gradient, p.ids, d_x.to(at::kFloat));
@@ -237,8 +306,9 @@ at::Tensor Decoder::forward_cached(const std::vector<std::int32_t>& ids, KeyValu
   no_dropout();
   const Sequence sequence = p.make_sequence(positions, {0, count});
   cache.layers.resize(p.layers.size());
-  at::Tensor x = p.embedding.index_select(0, on_device(ids, p.options));
-  for (std::size_t i = 0; i < p.layers.size(); ++i) x = p.layers[i]->forward_cached(x, sequence, cache.layers[i]);
+  const at::Tensor x = p.through_layers(on_device(ids, p.options), false, [&](std::size_t i, const at::Tensor& input) {
+    return p.layers[i]->forward_cached(input, sequence, cache.layers[i]);
+  });
   cache.tokens += count;
   return rms_norm(x, p.final_norm, p.config.rms_norm_eps).y;
 }

@@ -16,6 +16,7 @@
 namespace tune {
 
 class InputStatistics;
+class WeightKeeper;
 
 /// One trained tensor. `value` is what the forward reads; where that is not fp32 the optimizer works on `master` and
 /// value is rounded from it after each step. gradient [as value] fp32, summed over micro-batches, zero after a step.
@@ -59,13 +60,16 @@ class Decoder {
  public:
   /// Reads every weight named by `config` from `weights` straight into place. The weights have been checked
   /// (check_tensors); Error{Fault::data} names a tensor that holds NaN or infinity, or an adapter that does not fit.
-  Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options);
+  /// With a keeper, it has the frozen weights, and each pass takes them a layer at a time.
+  Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options,
+          std::unique_ptr<WeightKeeper> keeper = nullptr);
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
   const ModelConfig& config() const;
   const DecoderOptions& options() const;
+  bool has_keeper() const;
   std::vector<Parameter>& trained();  // in a fixed order
 
   /// False: the base model's own output (evaluation before tuning, merge checks).
@@ -90,10 +94,11 @@ class Decoder {
   std::optional<RouterLoad> router_load() const;
 
   /// Runs the forward pass once more and names the first module whose output overflows, as Layer::first_overflow does;
-  /// "" where none before lm_head does. For reports: slow.
+  /// "" where none before lm_head does. For reports: slow, and not with a keeper.
   std::string first_overflow(const PackedBatch& batch);
 
-  /// lm_head [vocab, hidden] and, where it is trained, its fp32 gradient (else undefined).
+  /// lm_head [vocab, hidden] and, where it is trained, its fp32 gradient (else undefined). With a keeper it is there
+  /// from the end of a forward pass to the beginning of the next pass, backward or forward.
   const at::Tensor& head_weight() const;
   at::Tensor head_gradient();
 

@@ -25,7 +25,7 @@ std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int3
   KeyValueCache cache;
   std::vector<std::int32_t> answer, next = prompt;
   bool warned = false;
-  while (static_cast<std::int64_t>(answer.size()) < options.max_tokens && stop_requested() == 0) {
+  while (static_cast<std::int64_t>(answer.size()) < options.max_tokens && (options.agree || stop_requested() == 0)) {
     if (asked + static_cast<std::int64_t>(answer.size()) > context && !std::exchange(warned, true))
       tell(
           "warning: prompt and answer have more than the {} tokens that the model was made for "
@@ -38,7 +38,8 @@ std::vector<std::int32_t> generate(Decoder& decoder, const std::vector<std::int3
         options.temperature > 0
             ? at::multinomial(at::softmax(scores / options.temperature, -1), 1, false, generator).item<std::int64_t>()
             : scores.argmax().item<std::int64_t>();
-    const auto token = static_cast<std::int32_t>(id);
+    auto token = static_cast<std::int32_t>(id);
+    if (options.agree && !options.agree(token)) break;
     if (std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end()) break;
     answer.push_back(token);
     next = {token};

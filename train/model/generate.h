@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "train/model/decoder.h"
@@ -10,6 +11,10 @@ struct GenerateOptions {
   std::int64_t max_tokens = 128;
   double temperature = 0;  // 0 = greedy: always the most likely token, the first one on ties
   std::int64_t seed = 0;
+
+  /// Where several ranks generate the same answer together: called with each token, which it may change. False ends the
+  /// answer. A requested stop is its business then.
+  std::function<bool(std::int32_t& token)> agree;
 };
 
 /// The ids that follow `prompt`, up to and without the first of `stop_ids`, max_tokens or a requested stop. Same

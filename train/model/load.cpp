@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <string>
 
@@ -41,25 +43,55 @@ bool all_finite(const at::Tensor& t) {
   }
 }
 
-void load_one(const WeightSource& weights, const WeightSlot& slot) {
-  at::Tensor host = slot.destination.is_cpu() ? slot.destination
-                                              : at::empty(slot.destination.sizes(), slot.destination.scalar_type());
-  weights.read(slot.name, dtype_of(host), {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()});
+// Rows that belong to the part as a whole are read into place, others through `row`.
+void read_part(const WeightSource& weights, const WeightPart& part, const at::Tensor& host) {
+  const std::int64_t columns = c10::multiply_integers(part.shape) / part.shape.front(), end = part.first + host.numel();
+  const std::size_t element = host.element_size();
+  auto* out = static_cast<std::byte*>(host.mutable_data_ptr());
+  std::vector<std::byte> row(static_cast<std::size_t>(columns) * element);
+  for (std::int64_t at = part.first, count = 0; at < end; at += count) {
+    const std::int64_t skipped = at % columns;
+    std::byte* const here = out + static_cast<std::size_t>(at - part.first) * element;
+    if (skipped == 0 && end - at >= columns) {
+      count = (end - at) / columns * columns;
+      weights.read_rows(part.name, at / columns, count / columns, dtype_of(host),
+                        {here, static_cast<std::size_t>(count) * element});
+    } else {
+      count = std::min(columns - skipped, end - at);
+      weights.read_rows(part.name, at / columns, 1, dtype_of(host), row);
+      std::memcpy(here, row.data() + static_cast<std::size_t>(skipped) * element,
+                  static_cast<std::size_t>(count) * element);
+    }
+  }
+}
+
+void load_part(const WeightSource& weights, const WeightPart& part) {
+  const at::Tensor host = part.destination.is_cpu()
+                              ? part.destination
+                              : at::empty(part.destination.sizes(), part.destination.scalar_type());
+  read_part(weights, part, host);
   if (!all_finite(host))
     throw Error{
         Fault::data,
         {},
-        fmt::format("tensor {} of the base model holds NaN or infinity", slot.name),
+        fmt::format("tensor {} of the base model holds NaN or infinity", part.name),
         "the file is damaged, or its numbers do not fit the dtype: try train.precision: bf16 or fetch it again"};
-  if (!slot.destination.is_cpu()) slot.destination.copy_(host);
+  if (!part.destination.is_cpu()) part.destination.copy_(host);
 }
 
 }  // namespace
 
-void load_weights(const WeightSource& weights, const std::vector<WeightSlot>& slots) {
-  at::parallel_for(0, static_cast<std::int64_t>(slots.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) load_one(weights, slots[static_cast<std::size_t>(i)]);
+void load_parts(const WeightSource& weights, const std::vector<WeightPart>& parts) {
+  at::parallel_for(0, static_cast<std::int64_t>(parts.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) load_part(weights, parts[static_cast<std::size_t>(i)]);
   });
+}
+
+void load_weights(const WeightSource& weights, const std::vector<WeightSlot>& slots) {
+  std::vector<WeightPart> parts;
+  for (const WeightSlot& slot : slots)
+    parts.push_back({slot.name, slot.destination.sizes().vec(), 0, slot.destination});
+  load_parts(weights, parts);
 }
 
 void load_adapter(const AdapterOptions& options, std::vector<Parameter>& parameters) {

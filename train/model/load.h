@@ -1,6 +1,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,17 @@ struct WeightSlot {
   at::Tensor destination;
 };
 
-/// Fills every slot, several at a time. Error{Fault::data} names a tensor that holds NaN or infinity.
+/// A part of a stored tensor of that shape: as many elements as `destination` has, in row-major order, from `first` on.
+struct WeightPart {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  std::int64_t first = 0;
+  at::Tensor destination;
+};
+
+/// Fills every slot, or part, several at a time. Error{Fault::data} names a tensor that holds NaN or infinity.
 void load_weights(const WeightSource& weights, const std::vector<WeightSlot>& slots);
+void load_parts(const WeightSource& weights, const std::vector<WeightPart>& parts);
 
 /// Overwrites the adapter parameters with those of the PEFT folder adapter.init_adapter.
 /// Error{Fault::data} names what is missing, surplus or misshapen, another rank or scale, and NaN or infinity.

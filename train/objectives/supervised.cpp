@@ -17,11 +17,17 @@ Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, b
     rows.push_back(static_cast<std::int64_t>(i));
     labels.push_back(batch.labels[i]);
   }
-  if (rows.empty()) return {};
+  // Without a label there is nothing to compute, but where the ranks keep the weights together all of them have to
+  // pass.
+  if (rows.empty() && !decoder.has_keeper()) return {};
 
   at::Tensor hidden = decoder.forward(batch, backward);
   const at::Tensor row_index = upload(rows, hidden.device()), label_tensor = upload(labels, hidden.device());
   hidden = hidden.index_select(0, row_index);
+  if (rows.empty()) {
+    if (backward) decoder.backward(hidden, row_index);
+    return {};
+  }
 
   const CrossEntropyResult result = linear_cross_entropy(hidden, decoder.head_weight(), label_tensor, scale, backward,
                                                          backward ? decoder.head_gradient() : at::Tensor());

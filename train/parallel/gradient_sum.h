@@ -19,23 +19,19 @@ class GradientSum {
   /// are.
   GradientSum(World& world, std::vector<Parameter>& parameters, std::int64_t bucket_bytes = 25 << 20);
 
-  void begin();                        // of a step
   void ready_from(std::size_t first);  // the gradients of the parameters from there on are complete
   void finish();                       // all are; waits until every gradient is the sum over the ranks
 
-  /// Bytes of the buckets, which are held as long as this is.
-  std::int64_t bytes() const;
-
  private:
   struct Bucket {
-    std::size_t first = 0;              // it can go when the gradients from there on are complete
-    std::vector<at::Tensor> gradients;  // in the order in which they lie in it
-    at::Tensor values;                  // the bucket, or the one large gradient itself
+    std::size_t first = 0;                // it can go when the gradients from there on are complete
+    at::Tensor values;                    // [elements] fp32, or one large gradient itself
+    std::vector<at::Tensor> gradients{};  // that lie in it one behind the other; none where it is the gradient
   };
 
   World& world_;
-  std::vector<Bucket> buckets_;  // in the order in which they go
-  std::vector<World::Pending> pending_;
+  std::vector<Bucket> buckets_;          // in the order in which they go
+  std::vector<World::Pending> pending_;  // of those that have gone in this step
 };
 
 }  // namespace tune

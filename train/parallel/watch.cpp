@@ -48,7 +48,8 @@ std::filesystem::path failure_file(const std::filesystem::path& output_dir, cons
 std::optional<int> failure_code(const std::filesystem::path& file) {
   std::ifstream stream(file);
   if (!stream) return std::nullopt;
-  return Json::parse(stream, nullptr, false).value("code", 1);
+  const Json json = Json::parse(stream, nullptr, false);  // of a full disk it may be empty
+  return json.is_object() ? json.value("code", 1) : 1;
 }
 
 }  // namespace

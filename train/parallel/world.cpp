@@ -23,6 +23,7 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
+using Works = std::vector<c10::intrusive_ptr<c10d::Work>>;
 
 constexpr auto kLook = 50ms;
 constexpr auto kFarewell = 30s;
@@ -80,15 +81,25 @@ std::pair<std::string, std::string> first_difference(const std::string& one, con
   return {trimmed(a), trimmed(b)};
 }
 
+// LibTorch 2.15 has renamed it, and deprecates the older name.
+template <typename Backend>
+c10::intrusive_ptr<c10d::Work> gather(Backend& backend, at::Tensor& whole, at::Tensor& part) {
+  if constexpr (requires { backend.all_gather_single(whole, part); })
+    return backend.all_gather_single(whole, part);
+  else
+    return backend._allgather_base(whole, part);
+}
+
 }  // namespace
 
 struct World::Parts {
-  std::filesystem::path output_dir;
   c10::intrusive_ptr<c10d::Store> store;
   std::unique_ptr<Watch> watch;
   c10::intrusive_ptr<c10d::Backend> host, device;  // the same on the CPU
   std::int64_t texts = 0;
 
+  c10d::Backend& backend(const at::Tensor& values) const { return values.is_cuda() ? *device : *host; }
+  Pending pending(const char* what, const std::function<Works()>& begin);
   std::string read(const std::string& key) {
     const std::vector<std::uint8_t> bytes = store->get(key);
     return {bytes.begin(), bytes.end()};
@@ -157,7 +168,6 @@ void World::meet(const Rank& rank, const DistributedOptions& options, const std:
   const std::chrono::seconds timeout(options.timeout_seconds);
   parts_ = std::make_unique<Parts>();
   Parts& p = *parts_;
-  p.output_dir = output_dir;
   quieten_c10d();
   p.store = open_store(rank, timeout);
   if (rank.number == 0) {
@@ -172,10 +182,8 @@ void World::meet(const Rank& rank, const DistributedOptions& options, const std:
   p.watch = std::make_unique<Watch>(output_dir, p.read("run"), rank, timeout);
   hosts_ = p.roll_call(rank, facts, timeout);
   p.watch->waiting("the first connection", [&] {
-    p.host = make_gloo(p.store, rank, std::chrono::duration_cast<std::chrono::milliseconds>(kLastResort));
-    p.device = device == "cpu"
-                   ? p.host
-                   : make_nccl(p.store, rank, std::chrono::duration_cast<std::chrono::milliseconds>(kLastResort));
+    p.host = make_gloo(p.store, rank, kLastResort);
+    p.device = device == "cpu" ? p.host : make_nccl(p.store, rank, kLastResort);
   });
 }
 
@@ -194,9 +202,8 @@ void World::enter(Phase phase, std::int64_t step) {
   if (parts_) parts_->watch->enter(phase, step);
 }
 
-bool World::claims_failure(int code) const {
-  if (!parts_) return true;
-  return parts_->watch ? parts_->watch->claim(code) : claims_failure_of_launch(parts_->output_dir, code);
+bool World::claims_failure(const std::filesystem::path& output_dir, int code) const {
+  return parts_ && parts_->watch ? parts_->watch->claim(code) : claims_failure_of_launch(output_dir, code);
 }
 
 void World::leave_the_word() const {
@@ -215,25 +222,53 @@ void World::Pending::wait() {
   if (wait_) wait_();
 }
 
-World::Pending World::begin_sum(const at::Tensor& values) {
+World::Pending World::Parts::pending(const char* what, const std::function<Works()>& begin) {
+  Works works;
+  watch->waiting(what, [&] { works = begin(); });
   Pending pending;
-  if (alone()) return pending;
-  const auto& backend = values.is_cuda() ? parts_->device : parts_->host;
-  std::vector<at::Tensor> tensors = {values};
-  c10::intrusive_ptr<c10d::Work> work;
-  parts_->watch->waiting("the sum of gradients", [&] { work = backend->allreduce(tensors); });
-  pending.wait_ = [this, work] { parts_->watch->waiting("the sum of gradients", [&] { work->wait(); }); };
+  pending.wait_ = [this, what, works = std::move(works)] {
+    watch->waiting(what, [&] {
+      for (const auto& work : works) work->wait();
+    });
+  };
   return pending;
+}
+
+World::Pending World::begin_sum(const at::Tensor& values) {
+  if (alone()) return {};
+  std::vector<at::Tensor> tensors = {values};
+  return parts_->pending("the sum of gradients", [&] { return Works{parts_->backend(values).allreduce(tensors)}; });
+}
+
+World::Pending World::begin_gather(const at::Tensor& whole, const at::Tensor& part) {
+  if (alone()) {
+    whole.copy_(part);
+    return {};
+  }
+  const std::int64_t each = part.numel();
+  at::Tensor mine = whole.narrow(0, rank_.number * each, each), all = whole;
+  mine.copy_(part);
+  return parts_->pending("the gathering of weights", [&] {
+    if (whole.is_cuda()) return Works{gather(parts_->backend(whole), all, mine)};
+    // Gloo's own gather goes through a copy of the whole and takes several times as long as these.
+    Works works;
+    for (std::int64_t root = 0; root < rank_.count; ++root) {
+      std::vector<at::Tensor> tensors = {whole.narrow(0, root * each, each)};
+      c10d::BroadcastOptions options;
+      options.rootRank = root;
+      works.push_back(parts_->host->broadcast(tensors, options));
+    }
+    return works;
+  });
 }
 
 void World::broadcast(const at::Tensor& values, std::int64_t root) {
   if (alone()) return;
-  const auto& backend = values.is_cuda() ? parts_->device : parts_->host;
   std::vector<at::Tensor> tensors = {values};
   c10d::BroadcastOptions options;
   options.rootRank = root;
   parts_->watch->waiting("a broadcast", [&] {
-    backend->broadcast(tensors, options)->wait();
+    parts_->backend(values).broadcast(tensors, options)->wait();
     if (values.is_cuda()) values.view(-1)[0].item();  // wait() ends when it is enqueued
   });
 }
@@ -249,7 +284,7 @@ std::string World::from_first(const std::function<std::string()>& text) {
   }
   std::string theirs;
   parts_->watch->waiting("rank 0's word", [&] {
-    parts_->wait_for(key, std::chrono::duration_cast<std::chrono::seconds>(kLastResort));
+    parts_->wait_for(key, kLastResort);
     theirs = parts_->read(key);
   });
   return theirs;
@@ -263,7 +298,7 @@ std::vector<std::string> World::from_each(const std::string& text) {
   std::vector<std::string> texts;
   parts_->watch->waiting("the others' words", [&] {
     for (std::int64_t i = 0; i < rank_.count; ++i) {
-      parts_->wait_for(key(i), std::chrono::duration_cast<std::chrono::seconds>(kLastResort));
+      parts_->wait_for(key(i), kLastResort);
       texts.push_back(parts_->read(key(i)));
     }
   });

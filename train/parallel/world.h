@@ -40,8 +40,8 @@ class World {
   /// Says what this rank is about to do.
   void enter(Phase phase, std::int64_t step = 0);
 
-  /// Whether this rank is the one to tell of a failure that ends the run with `code`, meet()'s own among them.
-  bool claims_failure(int code) const;
+  /// Whether this rank is the one to tell of a failure that ends the run with `code`, before and in meet(), too.
+  bool claims_failure(const std::filesystem::path& output_dir, int code) const;
   void leave_the_word() const;
 
   /// Sums over all ranks.
@@ -58,6 +58,9 @@ class World {
     std::function<void()> wait_;
   };
   Pending begin_sum(const at::Tensor& values);
+
+  /// As begin_sum(): `part` [n] of each rank, in order, into `whole` [ranks * n] of every rank.
+  Pending begin_gather(const at::Tensor& whole, const at::Tensor& part);
 
   /// What rank `root` has in `values`, for everybody, in place. Returns when it is there.
   void broadcast(const at::Tensor& values, std::int64_t root);
