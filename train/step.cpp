@@ -73,10 +73,13 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   }
   decoder.on_gradients(nullptr);
   decoder.no_dropout();
+  decoder.finish_gradients();
   gradient_sum.finish();
   const std::int64_t speaker = sum_over_ranks(world, decoder.config().num_local_experts, losses, outcome);
   outcome.loss *= scale;
-  outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm);
+  const auto sum = [&](double square) { return world.sum({square}).front(); };
+  outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm,
+                                     decoder.trains_slices() ? std::function<double(double)>(sum) : nullptr);
   if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {
     if (speaker != world.rank().number) world.leave_the_word();
     throw non_finite_error(decoder, micro_batches, losses, outcome, options, step);

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "checkpoints/files/atomic_file.h"
@@ -24,6 +23,7 @@
 #include "train/inputs.h"
 #include "train/metrics/report.h"
 #include "train/metrics/reporter.h"
+#include "train/model/checkpoint_weights.h"
 #include "train/model/tuned_weights.h"
 #include "train/optim/optimizer.h"
 #include "train/parallel/gradient_sum.h"
@@ -63,15 +63,9 @@ std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, 
   return result;
 }
 
-void restore_parameter(Parameter& parameter, std::span<const std::byte> bytes) {
+void restore_parameter(Parameter& parameter, const LoadedCheckpoint& checkpoint) {
   at::Tensor values = at::empty(parameter.master.sizes(), at::kFloat);
-  if (bytes.size() != values.nbytes())
-    throw Error{
-        Fault::data,
-        {},
-        fmt::format("the checkpoint's {} has {} bytes; {} are expected", parameter.name, bytes.size(), values.nbytes()),
-        "it belongs to another run: use another output_dir, or --resume never"};
-  std::memcpy(values.mutable_data_ptr(), bytes.data(), bytes.size());
+  checkpoint.read(parameter.name, {static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes()});
   parameter.master.copy_(values);
   if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
 }
@@ -121,6 +115,8 @@ class Run {
   TrainingState state(std::vector<at::Tensor>& host);
   void require_disk();
   void save();
+  BackgroundSave::Write whole_writer() const;
+  BackgroundSave::Write part_writer();
   void save_adapter() const;
   GenerateOptions sampling() const { return {recipe_.eval.sample_max_tokens, 0.0, recipe_.train.seed, {}}; }
   std::optional<std::vector<std::string>> sample_answers();
@@ -159,7 +155,8 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   const bool sharded = recipe_.distributed.strategy == Strategy::shard && !world_.alone();
   decoder_ = load_decoder(inputs_.base, options, sharded ? std::make_unique<ShardedWeights>(world_) : nullptr);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
-  gradient_sum_.emplace(world_, decoder_->trained());
+  std::vector<Parameter> none;  // slices are sums over the ranks already
+  gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
   if (world.rank().writes()) prepare_folder(resume);
   restore(resume);
   if (!world.rank().writes()) return;
@@ -204,8 +201,10 @@ void Run::restore(const ResumeOption& resume) {
   const std::optional<LoadedCheckpoint> checkpoint = find_checkpoint(resume);
   if (!checkpoint) return;
   record_.adopt(checkpoint->facts(), checkpoint->folder());
-  for (Parameter& parameter : decoder_->trained()) restore_parameter(parameter, checkpoint->weight(parameter.name));
-  optimizer_->restore([&](std::string_view name) { return checkpoint->optimizer(name); }, checkpoint->step());
+  for (Parameter& parameter : decoder_->trained()) restore_parameter(parameter, *checkpoint);
+  optimizer_->restore(
+      [&](std::string_view name, std::span<std::byte> destination) { checkpoint->read(name, destination); },
+      checkpoint->step());
   step_ = resumed_from_ = checkpoint->step();
   tokens_ = std::stoll(checkpoint->facts().at("tokens"));
   trained_tokens_ = std::stoll(checkpoint->facts().at("trained_tokens"));
@@ -254,8 +253,14 @@ RunResult Run::train() {
   if (!world_.rank().writes()) return result;
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
-  if (!result.interrupted && recipe_.adapter.type == AdapterType::none)
-    result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_), std::move(inputs_.base.weights));
+  if (!result.interrupted && recipe_.adapter.type == AdapterType::none) {
+    // The last step has been saved: where no rank has the whole, the checkpoint does.
+    if (decoder_->trains_slices())
+      result.tuned_weights = std::make_unique<CheckpointWeights>(load_checkpoint(checkpoint_path(folder_, step_)),
+                                                                 inputs_.base.config, std::move(inputs_.base.weights));
+    else
+      result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_), std::move(inputs_.base.weights));
+  }
   record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
   return result;
 }
@@ -325,16 +330,42 @@ void Run::require_disk() {
 // In the background, except where a copy would double what full fine-tuning keeps in the host's memory.
 void Run::save() {
   saved_ = step_;
-  if (!world_.rank().writes()) return;
+  const bool full = recipe_.adapter.type == AdapterType::none;
+  if (!decoder_->trains_slices() && !world_.rank().writes()) return;
   world_.enter(Phase::saving, step_);
   unfinished_save_.emplace();
+  const BackgroundSave::Write write = decoder_->trains_slices() ? part_writer() : whole_writer();
   std::vector<at::Tensor> host;
-  const bool full = recipe_.adapter.type == AdapterType::none;
-  const auto adapter = full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config));
-  if (!full || decoder_->options().device != "cpu")
-    return background_save_.begin(folder_, state(host), adapter, recipe_.save.save_total_limit);
-  save_checkpoint(folder_, state(host), adapter);
-  retain_checkpoints(folder_, recipe_.save.save_total_limit);
+  if (full && decoder_->options().device == "cpu")
+    write(state(host));
+  else
+    background_save_.begin(state(host), write);
+}
+
+BackgroundSave::Write Run::whole_writer() const {
+  const auto adapter = recipe_.adapter.type == AdapterType::none
+                           ? std::nullopt
+                           : std::optional(adapter_config(recipe_, inputs_.base.config));
+  return [output = folder_, limit = recipe_.save.save_total_limit, adapter](const TrainingState& state) {
+    save_checkpoint(output, state, adapter);
+    retain_checkpoints(output, limit);
+  };
+}
+
+// Every rank writes its slices into the folder that the first one makes, and names when all are there.
+BackgroundSave::Write Run::part_writer() {
+  std::shared_ptr<AtomicFolder> made;
+  const std::string path = world_.from_first([&] {
+    made = std::make_shared<AtomicFolder>(checkpoint_path(folder_, step_));
+    return made->path().string();
+  });
+  return [made, path, rank = world_.rank(), output = folder_,
+          limit = recipe_.save.save_total_limit](const TrainingState& state) {
+    save_part(path, state, rank.number, rank.count);
+    if (!made) return;
+    finish_parts(*made, state, rank.count);
+    retain_checkpoints(output, limit);
+  };
 }
 
 void Run::save_adapter() const {

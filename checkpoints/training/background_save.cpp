@@ -2,17 +2,13 @@
 
 #include <utility>
 
-#include "checkpoints/training/retention.h"
-#include "checkpoints/training/save.h"
-
 namespace tune {
 
 BackgroundSave::~BackgroundSave() {
   if (thread_.joinable()) thread_.join();
 }
 
-void BackgroundSave::begin(const std::filesystem::path& output_dir, const TrainingState& state,
-                           const std::optional<AdapterConfig>& adapter, std::int64_t save_total_limit) {
+void BackgroundSave::begin(const TrainingState& state, Write write) {
   finish();
   copy_ = state;
   bytes_.resize(state.weights.size() + state.optimizer.size());  // kept from save to save
@@ -24,10 +20,9 @@ void BackgroundSave::begin(const std::filesystem::path& output_dir, const Traini
     }
   }
   running_ = true;
-  thread_ = std::thread([this, output_dir, adapter, save_total_limit] {
+  thread_ = std::thread([this, write = std::move(write)] {
     try {
-      save_checkpoint(output_dir, copy_, adapter);
-      retain_checkpoints(output_dir, save_total_limit);
+      write(copy_);
     } catch (...) {
       failure_ = std::current_exception();
     }

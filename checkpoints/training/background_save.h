@@ -2,12 +2,10 @@
 #include <atomic>
 #include <cstddef>
 #include <exception>
-#include <filesystem>
-#include <optional>
+#include <functional>
 #include <thread>
 #include <vector>
 
-#include "checkpoints/peft/adapter_config.h"
 #include "checkpoints/training/state.h"
 
 namespace tune {
@@ -21,13 +19,13 @@ class BackgroundSave {
   BackgroundSave(const BackgroundSave&) = delete;
   BackgroundSave& operator=(const BackgroundSave&) = delete;
 
-  /// save_checkpoint() and retain_checkpoints() of a copy of `state`. Waits for the one before; throws as finish().
-  void begin(const std::filesystem::path& output_dir, const TrainingState& state,
-             const std::optional<AdapterConfig>& adapter, std::int64_t save_total_limit);
+  /// write(a copy of `state`) on that thread. Waits for the one before; throws as finish().
+  using Write = std::function<void(const TrainingState&)>;
+  void begin(const TrainingState& state, Write write);
 
   bool running() const { return running_; }
 
-  /// Waits until it is on disk. Throws what save_checkpoint() threw, once.
+  /// Waits until it is on disk. Throws what `write` threw, once.
   void finish();
 
   /// The same without waiting: what went wrong must not be found at the end of the night.

@@ -53,13 +53,18 @@ Manifest from_json(const json& json, const fs::path& path) {
 
 }  // namespace
 
-Manifest make_manifest(const fs::path& folder, std::int64_t step, const std::map<std::string, std::string>& facts) {
-  Manifest manifest{.step = step, .files = {}, .facts = facts};
+ManifestFile describe_file(const fs::path& path) {
+  return {.name = path.filename().string(), .size_bytes = fs::file_size(path), .xxh3_128 = xxh3_128_of_file(path)};
+}
+
+Manifest make_manifest(const fs::path& folder, std::int64_t step, const std::map<std::string, std::string>& facts,
+                       const std::vector<ManifestFile>& known) {
+  Manifest manifest{.step = step, .files = known, .facts = facts};
   for (const auto& entry : fs::directory_iterator(folder)) {
     TUNE_CHECK(entry.is_regular_file(), "{} is not a file", entry.path().string());
-    manifest.files.push_back({.name = entry.path().filename().string(),
-                              .size_bytes = entry.file_size(),
-                              .xxh3_128 = xxh3_128_of_file(entry.path())});
+    if (std::none_of(known.begin(), known.end(),
+                     [&](const ManifestFile& file) { return file.name == entry.path().filename(); }))
+      manifest.files.push_back(describe_file(entry.path()));
   }
   std::sort(manifest.files.begin(), manifest.files.end(),
             [](const ManifestFile& a, const ManifestFile& b) { return a.name < b.name; });

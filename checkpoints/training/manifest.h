@@ -22,9 +22,10 @@ struct Manifest {
   std::map<std::string, std::string> facts;  // TrainingState::facts
 };
 
-/// Sizes and checksums of the files that are in `folder` now.
+/// Sizes and checksums of the files that are in `folder` now; of those in `known` they are taken from there.
 Manifest make_manifest(const std::filesystem::path& folder, std::int64_t step,
-                       const std::map<std::string, std::string>& facts);
+                       const std::map<std::string, std::string>& facts, const std::vector<ManifestFile>& known = {});
+ManifestFile describe_file(const std::filesystem::path& path);
 
 std::string write_manifest(const Manifest& manifest);
 

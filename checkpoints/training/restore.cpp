@@ -2,34 +2,58 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "checkpoints/training/manifest.h"
 #include "checkpoints/training/retention.h"
+#include "checkpoints/training/slice_name.h"
 #include "recipes/schema/error.h"
 
 namespace tune {
 
 namespace fs = std::filesystem;
 
-namespace {
-
-constexpr const char* kOptimizerFile = "optimizer.safetensors";
-
-}  // namespace
-
 LoadedCheckpoint::LoadedCheckpoint(const fs::path& folder, const Manifest& manifest)
-    : folder_(folder), step_(manifest.step), facts_(manifest.facts), optimizer_(folder / kOptimizerFile) {
+    : folder_(folder), step_(manifest.step), facts_(manifest.facts) {
   for (const ManifestFile& file : manifest.files)
-    if (file.name.ends_with(".safetensors") && file.name != kOptimizerFile) weights_.emplace_back(folder / file.name);
+    if (file.name.ends_with(".safetensors")) files_.emplace_back(folder / file.name);
+  for (const SafetensorsFile& file : files_) {
+    for (const TensorInfo& info : file.tensors()) {
+      const SliceName name = parse_slice_name(info.name);
+      slices_[name.tensor].push_back(
+          {static_cast<std::uint64_t>(name.first.value_or(0)) * sizeof(float), file.bytes(info.name)});
+    }
+  }
+  for (auto& [tensor, slices] : slices_)
+    std::sort(slices.begin(), slices.end(), [](const Slice& a, const Slice& b) { return a.first < b.first; });
 }
 
-std::span<const std::byte> LoadedCheckpoint::weight(std::string_view name) const {
-  for (const SafetensorsFile& file : weights_)
-    if (file.find(name) != nullptr) return file.bytes(name);
-  return {};
+std::uint64_t LoadedCheckpoint::bytes(std::string_view tensor) const {
+  const auto found = slices_.find(tensor);
+  return found == slices_.end() ? 0 : found->second.back().first + found->second.back().bytes.size();
 }
 
-std::span<const std::byte> LoadedCheckpoint::optimizer(std::string_view name) const {
-  return optimizer_.find(name) == nullptr ? std::span<const std::byte>() : optimizer_.bytes(name);
+void LoadedCheckpoint::read(std::string_view name, std::span<std::byte> destination) const {
+  const SliceName wanted = parse_slice_name(name);
+  const std::uint64_t begin = static_cast<std::uint64_t>(wanted.first.value_or(0)) * sizeof(float),
+                      end = begin + destination.size(), whole = bytes(wanted.tensor);
+  std::uint64_t at = begin;
+  if (const auto found = slices_.find(wanted.tensor); found != slices_.end()) {
+    for (const Slice& slice : found->second) {
+      if (at == end || slice.first > at) break;
+      if (slice.first + slice.bytes.size() <= at) continue;
+      const std::span<const std::byte> rest = slice.bytes.subspan(at - slice.first);
+      const std::size_t count = std::min<std::uint64_t>(rest.size(), end - at);
+      std::copy_n(rest.begin(), count, destination.begin() + static_cast<std::ptrdiff_t>(at - begin));
+      at += count;
+    }
+  }
+  if (at != end || (!wanted.first && whole != end))
+    throw Error{
+        Fault::data,
+        {folder_.string()},
+        fmt::format("has {} bytes of {}; {} are expected", wanted.first ? at - begin : whole, name, destination.size()),
+        "it belongs to another run: use another output_dir, or --resume never"};
 }
 
 LoadedCheckpoint load_checkpoint(const fs::path& folder) {

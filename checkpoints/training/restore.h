@@ -15,8 +15,8 @@ namespace tune {
 
 struct Manifest;
 
-/// A whole checkpoint: every file was compared with the manifest before this object came to be. Its files are mapped;
-/// spans live as long as it does and are aligned to their element size.
+/// A whole checkpoint: every file was compared with the manifest before this object came to be. Its files are mapped.
+/// Its numbers are fp32.
 class LoadedCheckpoint {
  public:
   /// Opens the files of a manifest that check_files() has passed; load_checkpoint() does both.
@@ -26,16 +26,23 @@ class LoadedCheckpoint {
   std::int64_t step() const { return step_; }
   const std::map<std::string, std::string>& facts() const { return facts_; }
 
-  /// Bytes by the names of TrainingState; empty when there is no such tensor.
-  std::span<const std::byte> weight(std::string_view name) const;
-  std::span<const std::byte> optimizer(std::string_view name) const;
+  /// Of the whole tensor of that name, weight or optimizer state; 0 when there is none.
+  std::uint64_t bytes(std::string_view tensor) const;
+
+  /// Fills `destination` with the tensor, or the slice (slice_name.h), of that name, however many processes wrote it.
+  /// Error{Fault::data} when it has another size, or is not all there.
+  void read(std::string_view name, std::span<std::byte> destination) const;
 
  private:
+  struct Slice {
+    std::uint64_t first = 0;  // byte of the tensor
+    std::span<const std::byte> bytes;
+  };
   std::filesystem::path folder_;
   std::int64_t step_ = 0;
   std::map<std::string, std::string> facts_;
-  std::vector<SafetensorsFile> weights_;
-  SafetensorsFile optimizer_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, std::vector<Slice>, std::less<>> slices_;  // in order, of each tensor
 };
 
 /// Checks and opens one checkpoint. Error{Fault::data} naming the file and what is wrong with it.

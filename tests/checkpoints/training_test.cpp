@@ -1,10 +1,13 @@
 #include <random>
+#include <thread>
 
+#include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/peft/adapter_folder.h"
 #include "checkpoints/training/manifest.h"
 #include "checkpoints/training/restore.h"
 #include "checkpoints/training/retention.h"
 #include "checkpoints/training/save.h"
+#include "checkpoints/training/slice_name.h"
 #include "tests/checkpoints/files_helpers.h"
 
 namespace tune {
@@ -47,6 +50,12 @@ std::vector<std::int64_t> steps(const TemporaryFolder& folder) {
   return steps;
 }
 
+std::vector<std::byte> read(const LoadedCheckpoint& checkpoint, std::string_view name, std::size_t bytes) {
+  std::vector<std::byte> values(bytes);
+  checkpoint.read(name, values);
+  return values;
+}
+
 TEST(Checkpoint, ComesBackAsItWasSaved) {
   const TemporaryFolder folder;
   const Numbers numbers(5);
@@ -58,9 +67,11 @@ TEST(Checkpoint, ComesBackAsItWasSaved) {
   EXPECT_THAT(warnings, IsEmpty());
   EXPECT_EQ(checkpoint->step(), 5);
   EXPECT_EQ(checkpoint->facts().at("tokens"), "500");
-  EXPECT_EQ(text_of(checkpoint->weight("w.lora_A.weight")), text_of(bytes_of(numbers.weight)));
-  EXPECT_EQ(text_of(checkpoint->optimizer("w.lora_A.weight.exp_avg")), text_of(bytes_of(numbers.moment)));
-  EXPECT_TRUE(checkpoint->weight("other").empty());
+  EXPECT_EQ(text_of(read(*checkpoint, "w.lora_A.weight", 32)), text_of(bytes_of(numbers.weight)));
+  EXPECT_EQ(text_of(read(*checkpoint, "w.lora_A.weight.exp_avg", 32)), text_of(bytes_of(numbers.moment)));
+  EXPECT_EQ(checkpoint->bytes("other"), 0u);
+  EXPECT_THAT(error_text(Fault::data, [&] { read(*checkpoint, "w.lora_A.weight", 28); }),
+              HasSubstr("has 32 bytes of w.lora_A.weight; 28 are expected"));
   EXPECT_EQ(AdapterFolder(path).config().r, 2);
 }
 
@@ -69,7 +80,36 @@ TEST(Checkpoint, OfAFullModelIsAModelFile) {
   const auto path = save_checkpoint(folder.path(), Numbers(1).state, std::nullopt);
   EXPECT_TRUE(std::filesystem::exists(path / "model.safetensors"));
   EXPECT_FALSE(std::filesystem::exists(path / kAdapterConfigFile));
-  EXPECT_EQ(load_checkpoint(path).weight("w.lora_A.weight").size(), 32u);
+  EXPECT_EQ(load_checkpoint(path).bytes("w.lora_A.weight"), 32u);
+}
+
+TEST(Checkpoint, OfSeveralProcessesIsReadInAnyOtherParts) {
+  const TemporaryFolder folder;
+  const std::vector<float> values = {0, 1, 2, 3, 4, 5, 6, 7}, moments = {10, 11, 12, 13, 14, 15, 16, 17};
+  const auto part = [&](std::int64_t first, std::int64_t count) {
+    const auto slice = [&](const std::vector<float>& all) {
+      return std::as_bytes(std::span(all).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
+    };
+    const std::string name = slice_name("w", first);
+    TrainingState state{.step = 7, .facts = {{"tokens", "70"}}};
+    state.weights = {{name, "F32", {count}, slice(values)}};
+    state.optimizer = {{name + ".exp_avg", "F32", {count}, slice(moments)}};
+    return state;
+  };
+  AtomicFolder made(checkpoint_path(folder.path(), 7));
+  std::thread other([&] { save_part(made.path(), part(5, 3), 1, 2); });
+  save_part(made.path(), part(0, 5), 0, 2);
+  finish_parts(made, part(0, 5), 2);
+  other.join();
+
+  const LoadedCheckpoint checkpoint = load_checkpoint(folder / "checkpoint-7");
+  EXPECT_EQ(checkpoint.facts().at("tokens"), "70");
+  EXPECT_EQ(checkpoint.bytes("w"), 32u);
+  EXPECT_EQ(text_of(read(checkpoint, "w", 32)), text_of(bytes_of(values)));
+  EXPECT_EQ(text_of(read(checkpoint, "w@3.exp_avg", 16)), text_of(bytes_of(std::vector<float>{13, 14, 15, 16})));
+  EXPECT_THAT(error_text(Fault::data, [&] { read(checkpoint, "w@6", 16); }), HasSubstr("has 8 bytes of w@6"));
+  EXPECT_THAT(error_text(Fault::data, [&] { read(checkpoint, "w", 40); }), HasSubstr("has 32 bytes of w; 40"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "checkpoint-7" / "part-00001-of-00002.safetensors.sum"));
 }
 
 TEST(Checkpoint, NoneIsNoFault) {

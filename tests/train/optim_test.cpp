@@ -115,25 +115,12 @@ TEST_F(AdamW, RestoredStateGoesOnToTheLastBit) {
   std::vector<Parameter> second = {parameter("w", first[0].master.clone())};
   const auto after = make_optimizer(second, options_);
   after->restore(
-      [&](std::string_view name) {
-        const auto found = disk.find(name);
-        return found == disk.end() ? std::span<const std::byte>{} : std::span<const std::byte>(found->second);
+      [&](std::string_view name, std::span<std::byte> destination) {
+        std::ranges::copy(disk.find(name)->second, destination.begin());
       },
       2);
   step(*after, second[0], 2);
   EXPECT_TRUE(same_bits(second[0].master, whole[0].master));
-}
-
-TEST_F(AdamW, NamesWhatACheckpointLacks) {
-  std::vector<Parameter> parameters = {parameter("w", at::zeros({2, 3}))};
-  const auto optimizer = make_optimizer(parameters, options_);
-  try {
-    optimizer->restore([](std::string_view) { return std::span<const std::byte>{}; }, 1);
-    FAIL() << "accepted";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.fault(), Fault::data);
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("w.exp_avg has 0 bytes; 24 are expected"));
-  }
 }
 
 TEST(Sgd, SubtractsRateTimesGradientAndDecay) {

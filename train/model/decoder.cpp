@@ -43,6 +43,7 @@ struct Decoder::Parts {
 
   // Units: the embedding, the layers, the final norm with the head; tied, the first and the last are one.
   std::unique_ptr<WeightKeeper> keeper;  // null: all weights are here
+  bool trains_slices() const { return keeper && options.training && options.adapter.type == AdapterType::none; }
   std::size_t tail() const { return config.tie_word_embeddings ? 0 : layers.size() + 1; }
   void take(std::size_t unit, std::optional<std::size_t> next = std::nullopt) {
     if (keeper) keeper->take(unit, next);
@@ -114,7 +115,7 @@ void Decoder::Parts::collect_trained() {
   if (full) add("model.embed_tokens.weight", embedding, embedding_master, embedding_gradient, true);
   for (auto& layer : layers) {
     first_trained.push_back(trained.size());
-    if (full) layer->train_weights(options.train_router);
+    if (full) layer->train_weights(options.train_router, false);
     layer->append_parameters(trained);
   }
   first_trained.push_back(trained.size());
@@ -129,44 +130,58 @@ void Decoder::Parts::collect_trained() {
 // Makes the weights, unit by unit. Without a keeper they are still to be filled: the slots say with what.
 std::vector<WeightSlot> Decoder::Parts::make_weights(const WeightSource& weights) {
   std::vector<WeightSlot> all;
+  const bool kept_gradients = trains_slices();
   const auto add = [&](const WeightUnit& unit) {
-    if (keeper)
-      keeper->add(unit, weights);
-    else
+    if (!keeper) {
       all.insert(all.end(), unit.slots.begin(), unit.slots.end());
+      return;
+    }
+    const std::vector<Parameter> slices = keeper->add(unit, weights);
+    trained.insert(trained.end(), slices.begin(), slices.end());
   };
   WeightUnit first, last;
-  const auto into = [&](WeightUnit& unit, const char* name, at::Tensor& tensor, at::IntArrayRef shape) {
+  const auto into = [&](WeightUnit& unit, const char* name, at::Tensor& tensor, at::Tensor& gradient,
+                        at::IntArrayRef shape) {
     tensor = at::empty(shape, tensor_options(options));
+    if (kept_gradients) gradient = at::empty({0}, tensor.options().dtype(at::kFloat));
     unit.weights.push_back(tensor);
+    unit.gradients.push_back(gradient);
     unit.slots.push_back({name, tensor});
   };
-  into(first, "model.embed_tokens.weight", embedding, {config.vocab_size, config.hidden_size});
-  if (config.tie_word_embeddings) into(first, "model.norm.weight", final_norm, {config.hidden_size});
+  into(first, "model.embed_tokens.weight", embedding, embedding_gradient, {config.vocab_size, config.hidden_size});
+  if (config.tie_word_embeddings)
+    into(first, "model.norm.weight", final_norm, final_norm_gradient, {config.hidden_size});
   add(first);
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers.push_back(std::make_unique<Layer>(config, i, options));
     Layer& layer = *layers.back();
     const std::string prefix = fmt::format("model.layers.{}.", i);
-    WeightUnit unit{.weights = {layer.input_norm, layer.post_attention_norm},
-                    .slots = {{prefix + "input_layernorm.weight", layer.input_norm},
-                              {prefix + "post_attention_layernorm.weight", layer.post_attention_norm}}};
-    for (LinearGroup* group : layer.groups()) {
-      unit.weights.push_back(group->weight());
+    if (kept_gradients) layer.train_weights(options.train_router, true);
+    WeightUnit unit;
+    for (const auto& [weight, gradient] : layer.weights_and_gradients()) {
+      unit.weights.push_back(weight);
+      unit.gradients.push_back(gradient);
+    }
+    unit.slots = {{prefix + "input_layernorm.weight", layer.input_norm},
+                  {prefix + "post_attention_layernorm.weight", layer.post_attention_norm}};
+    for (LinearGroup* group : layer.groups())
       for (const LinearModule& module : group->modules())
         unit.slots.push_back({module.name + ".weight", group->weight().narrow(0, module.first_row, module.rows)});
-    }
     add(unit);
   }
   if (config.tie_word_embeddings) {
     head = embedding;
+    head_gradient = embedding_gradient;
     return all;
   }
-  into(last, "model.norm.weight", final_norm, {config.hidden_size});
-  into(last, "lm_head.weight", head, {config.vocab_size, config.hidden_size});
+  into(last, "model.norm.weight", final_norm, final_norm_gradient, {config.hidden_size});
+  into(last, "lm_head.weight", head, head_gradient, {config.vocab_size, config.hidden_size});
   add(last);
   return all;
 }
+
+Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options)
+    : Decoder(config, weights, options, nullptr) {}
 
 Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options,
                  std::unique_ptr<WeightKeeper> keeper)
@@ -177,9 +192,11 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const D
   p.options = options;
   p.keeper = std::move(keeper);
   const bool has_adapter = options.adapter.type == AdapterType::lora;
-  TUNE_CHECK(!p.keeper || has_adapter || !options.training, "a keeper has frozen weights only");
   load_weights(weights, p.make_weights(weights));
-  if (options.training || has_adapter) p.collect_trained();
+  if (p.trains_slices())
+    p.first_trained.assign(p.layers.size() + 1, 0);
+  else if (options.training || has_adapter)
+    p.collect_trained();
   if (has_adapter && !options.adapter.init_adapter.empty()) load_adapter(options.adapter, p.trained);
 }
 
@@ -188,6 +205,7 @@ Decoder::~Decoder() = default;
 const ModelConfig& Decoder::config() const { return parts_->config; }
 const DecoderOptions& Decoder::options() const { return parts_->options; }
 bool Decoder::has_keeper() const { return parts_->keeper != nullptr; }
+bool Decoder::trains_slices() const { return parts_->trains_slices(); }
 std::vector<Parameter>& Decoder::trained() { return parts_->trained; }
 void Decoder::set_adapter_enabled(bool enabled) { parts_->adapter_on = enabled; }
 const at::Tensor& Decoder::head_weight() const { return parts_->head; }
@@ -215,6 +233,7 @@ at::Tensor Decoder::Parts::through_layers(const at::Tensor& input, bool keep, Pa
   }
   take(tail());
   tail_taken = true;
+  if (keep && keeper) keeper->take_gradients(tail());
   return x;
 }
 
@@ -242,6 +261,10 @@ at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
 }
 
 void Decoder::on_gradients(std::function<void(std::size_t)> ready) { parts_->gradients_ready = std::move(ready); }
+
+void Decoder::finish_gradients() {
+  if (parts_->keeper) parts_->keeper->finish_gradients();
+}
 
 void Decoder::collect_inputs(InputStatistics* statistics) { parts_->input_statistics = statistics; }
 
@@ -274,7 +297,14 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
     rms_norm_backward_add_(d_x, d_normed, p.last_hidden, p.final_norm, p.last_inv_rms, p.final_norm_gradient);
     p.last_hidden = p.last_inv_rms = at::Tensor();
   }
-  if (p.tail() != 0) p.leave_tail();
+  const bool tied = p.tail() == 0;
+  const auto pass_on = [&](std::size_t unit) {
+    if (p.keeper) p.keeper->pass_on_gradients(unit);
+  };
+  if (!tied) {
+    p.leave_tail();
+    pass_on(p.tail());
+  }
   const auto ready = [&](std::size_t layer) {
     if (p.gradients_ready) p.gradients_ready(p.first_trained[layer]);
   };
@@ -283,15 +313,22 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
   for (std::size_t i = p.layers.size(); i-- > 0;) {
     LayerTape& tape = p.tapes[i];
     p.take(i + 1, i > 0 ? std::optional(i) : std::nullopt);
+    if (p.keeper) p.keeper->take_gradients(i + 1);
     if (p.options.gradient_checkpointing) {
       const at::Tensor input = tape.input;
       p.layers[i]->forward(input, p.sequence, &tape);
     }
     d_x = p.layers[i]->backward(d_x, p.sequence, tape, i > 0 || embedding_trained);
     p.leave(i + 1);
+    pass_on(i + 1);
     ready(i);
   }
-  if (embedding_trained) add_rows_(p.embedding_gradient, p.ids, d_x.to(at::kFloat));
+  if (embedding_trained) {
+    if (p.keeper && !tied) p.keeper->take_gradients(0);
+    add_rows_(p.embedding_gradient, p.ids, d_x.to(at::kFloat));
+    pass_on(0);
+  }
+  if (tied) p.leave_tail();  // the optimizer changes what was gathered
   p.tapes.clear();
 }
 

@@ -19,7 +19,8 @@ class InputStatistics;
 class WeightKeeper;
 
 /// One trained tensor. `value` is what the forward reads; where that is not fp32 the optimizer works on `master` and
-/// value is rounded from it after each step. gradient [as value] fp32, summed over micro-batches, zero after a step.
+/// value is rounded from it after each step. It may be a slice of a tensor: parallel/sharded_weights.h. gradient [as
+/// value] fp32, summed over micro-batches, zero after a step.
 struct Parameter {
   std::string name;   // PEFT's key for adapters ("base_model.model.….lora_A.weight"), the Hugging Face name else
   at::Tensor value;   // may be a strided view
@@ -60,9 +61,10 @@ class Decoder {
  public:
   /// Reads every weight named by `config` from `weights` straight into place. The weights have been checked
   /// (check_tensors); Error{Fault::data} names a tensor that holds NaN or infinity, or an adapter that does not fit.
-  /// With a keeper, it has the frozen weights, and each pass takes them a layer at a time.
+  /// With a keeper, it has the weights (not the adapter's), and each pass takes them a layer at a time.
+  Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options);
   Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options,
-          std::unique_ptr<WeightKeeper> keeper = nullptr);
+          std::unique_ptr<WeightKeeper> keeper);
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -70,6 +72,7 @@ class Decoder {
   const ModelConfig& config() const;
   const DecoderOptions& options() const;
   bool has_keeper() const;
+  bool trains_slices() const;         // trained() are a keeper's: parts of tensors, of which other ranks have the rest
   std::vector<Parameter>& trained();  // in a fixed order
 
   /// False: the base model's own output (evaluation before tuning, merge checks).
@@ -89,6 +92,9 @@ class Decoder {
   /// `ready(first)` is called in the course of a backward(), with falling numbers: the gradients of trained() from
   /// `first` on are complete. Null ends that.
   void on_gradients(std::function<void(std::size_t first)> ready);
+
+  /// Waits until the gradients of trained() hold everything that backward() was called for; a keeper may be late.
+  void finish_gradients();
 
   /// Of the last forward(); nothing for a model without experts.
   std::optional<RouterLoad> router_load() const;

@@ -48,14 +48,26 @@ std::vector<LinearGroup*> Layer::groups() {
   return all;
 }
 
-void Layer::train_weights(bool router) {
+void Layer::train_weights(bool router, bool kept) {
   for (LinearGroup* group : groups())
-    if (router || group != mlp_.gate()) group->train_weights();
+    if (router || group != mlp_.gate()) group->train_weights(kept);
+  if (kept) {
+    input_norm_gradient_ = at::empty({0}, input_norm.options().dtype(at::kFloat));
+    post_attention_norm_gradient_ = at::empty_like(input_norm_gradient_);
+    return;
+  }
   const auto master_of = [](const at::Tensor& t) { return t.scalar_type() == at::kFloat ? t : t.to(at::kFloat); };
   input_norm_master_ = master_of(input_norm);
   post_attention_norm_master_ = master_of(post_attention_norm);
   input_norm_gradient_ = at::zeros_like(input_norm_master_);
   post_attention_norm_gradient_ = at::zeros_like(post_attention_norm_master_);
+}
+
+std::vector<std::pair<at::Tensor, at::Tensor>> Layer::weights_and_gradients() {
+  std::vector<std::pair<at::Tensor, at::Tensor>> all = {{input_norm, input_norm_gradient_},
+                                                        {post_attention_norm, post_attention_norm_gradient_}};
+  for (LinearGroup* group : groups()) all.emplace_back(group->weight(), group->weight_gradient());
+  return all;
 }
 
 void Layer::append_parameters(std::vector<Parameter>& parameters) {

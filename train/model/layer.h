@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checkpoints/huggingface/model_config.h"
@@ -40,7 +41,10 @@ class Layer {
   std::string first_overflow(const LayerTape& tape, const at::Tensor& y) const;
 
   void append_parameters(std::vector<Parameter>& parameters);
-  void train_weights(bool router);
+  void train_weights(bool router, bool kept);  // kept: as LinearGroup has it
+
+  /// All weights, in a fixed order, and beside each its gradient, undefined where it is frozen.
+  std::vector<std::pair<at::Tensor, at::Tensor>> weights_and_gradients();
 
   std::vector<LinearGroup*> groups();          // in model order
   at::Tensor input_norm, post_attention_norm;  // [hidden]

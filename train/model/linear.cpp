@@ -74,7 +74,11 @@ void LinearGroup::add_adapter(const std::vector<std::string>& targets, const Dec
   for (const at::Tensor& b : lora_b_master_) lora_b_gradient_.push_back(at::zeros_like(b));
 }
 
-void LinearGroup::train_weights() {
+void LinearGroup::train_weights(bool kept) {
+  if (kept) {
+    weight_gradient_ = at::empty({0}, weight_.options().dtype(at::kFloat));
+    return;
+  }
   weight_master_ = weight_.scalar_type() == at::kFloat ? weight_ : weight_.to(at::kFloat);
   weight_gradient_ = at::zeros_like(weight_master_);
 }

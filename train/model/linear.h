@@ -41,8 +41,9 @@ class LinearGroup {
   /// Puts a fresh adapter (A uniform in +-1/sqrt(in), B zero) on the named modules ("q_proj", ...).
   void add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options);
 
-  /// Allocates fp32 masters (unless the weight is fp32) and gradients for full fine-tuning.
-  void train_weights();
+  /// Full fine-tuning: allocates fp32 masters (unless the weight is fp32) and gradients; `kept`: only the gradients'
+  /// handle, whose memory a WeightKeeper has.
+  void train_weights(bool kept);
 
   /// x [tokens, in] -> [tokens, rows of an expert]. Into `down` goes x A^T, which the backward needs (undefined without
   /// adapter).
@@ -60,6 +61,7 @@ class LinearGroup {
 
   const std::vector<LinearModule>& modules() const { return modules_; }
   at::Tensor& weight() { return weight_; }
+  const at::Tensor& weight_gradient() const { return weight_gradient_; }
 
  private:
   at::Tensor dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const;

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -7,8 +8,10 @@
 namespace tune {
 
 /// Scales all gradients by max_norm / norm where the norm over all of them is larger; max_norm 0 only measures.
-/// Returns the norm before. Sums in a fixed order: same gradients, same bits.
-double clip_gradients(std::vector<Parameter>& parameters, double max_norm);
+/// Returns the norm before. Sums in a fixed order: same gradients, same bits. Where other ranks have the rest of the
+/// gradients, sum_over_ranks makes the whole's sum of squares of this part's.
+double clip_gradients(std::vector<Parameter>& parameters, double max_norm,
+                      const std::function<double(double)>& sum_over_ranks = nullptr);
 
 /// Name of the first parameter in the order of the backward pass (the last ones of the model come first) whose gradient
 /// holds NaN or infinity, "" when there is none.

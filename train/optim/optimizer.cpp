@@ -2,12 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <fmt/format.h>
-
-#include <cstring>
-
-#include "recipes/schema/error.h"
-
 namespace tune {
 namespace {
 
@@ -37,17 +31,11 @@ class OptimizerBase : public Optimizer {
     return result;
   }
 
-  void restore(const Find& find, std::int64_t steps_done) override {
+  void restore(const Read& read, std::int64_t steps_done) override {
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     for (auto& [name, tensor] : named_state()) {
-      const std::span<const std::byte> bytes = find(name);
       at::Tensor host = at::empty(tensor.sizes(), at::kFloat);
-      if (bytes.size() != host.nbytes())
-        throw Error{Fault::data,
-                    {},
-                    fmt::format("the checkpoint's {} has {} bytes; {} are expected", name, bytes.size(), host.nbytes()),
-                    "it belongs to another run: use another output_dir, or --resume never"};
-      std::memcpy(host.mutable_data_ptr(), bytes.data(), bytes.size());
+      read(name, {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()});
       at::Tensor(tensor).copy_(host);
     }
     steps_done_ = steps_done;

@@ -23,10 +23,9 @@ class Optimizer {
   /// its. The bytes stay valid until the next step.
   virtual std::vector<NamedBytes> state() = 0;
 
-  /// Finds each tensor of state() by name through `find` (which returns an empty span for an unknown one).
-  /// Error{Fault::data} names a missing tensor or one of another size.
-  using Find = std::function<std::span<const std::byte>(std::string_view name)>;
-  virtual void restore(const Find& find, std::int64_t steps_done) = 0;
+  /// Reads each tensor of state() by its name: `read` fills the destination, or throws.
+  using Read = std::function<void(std::string_view name, std::span<std::byte> destination)>;
+  virtual void restore(const Read& read, std::int64_t steps_done) = 0;
 };
 
 /// The parameters must outlive the optimizer.

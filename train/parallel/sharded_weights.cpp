@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "checkpoints/training/slice_name.h"
 #include "recipes/schema/error.h"
 
 namespace tune {
@@ -17,6 +18,12 @@ std::int64_t rounded_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// Makes of `tensor`, and of every copy of its handle, a view of so many elements of `memory`.
+void point(at::Tensor& tensor, const at::Tensor& memory, std::int64_t first, const std::vector<std::int64_t>& shape) {
+  const at::Tensor view = memory.narrow(0, first, c10::multiply_integers(shape)).view(shape);
+  tensor.set_(view.storage(), view.storage_offset(), view.sizes(), view.strides());
+}
+
 }  // namespace
 
 std::int64_t sharded_elements(const std::vector<std::int64_t>& sizes, std::int64_t element_bytes, std::int64_t ranks) {
@@ -25,21 +32,29 @@ std::int64_t sharded_elements(const std::vector<std::int64_t>& sizes, std::int64
   return rounded_up(elements, kAlignment / element_bytes * ranks);
 }
 
-void ShardedWeights::add(const WeightUnit& given, const WeightSource& source) {
+std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const WeightSource& source) {
   Unit& unit = units_.emplace_back();
   const at::Tensor& any = given.weights.front();
   const std::int64_t step = kAlignment / any.element_size();
   std::vector<std::int64_t> sizes;
   std::int64_t first = 0;
-  for (const at::Tensor& weight : given.weights) {
-    unit.pieces.push_back({weight, weight.sizes().vec(), first});
+  for (std::size_t i = 0; i < given.weights.size(); ++i) {
+    const at::Tensor& weight = given.weights[i];
+    unit.pieces.push_back(
+        {weight, i < given.gradients.size() ? given.gradients[i] : at::Tensor(), weight.sizes().vec(), first});
     sizes.push_back(weight.numel());
     first += rounded_up(weight.numel(), step);
   }
   const std::int64_t each = sharded_elements(sizes, any.element_size(), world_.rank().count) / world_.rank().count,
                      mine = world_.rank().number * each;
   unit.slice = at::zeros({each}, any.options());
+  struct Trained {
+    std::string name;
+    std::int64_t at = 0, count = 0;  // in the slice
+    bool decays = true;
+  };
   std::vector<WeightPart> parts;
+  std::vector<Trained> trained;
   for (const WeightSlot& slot : given.slots) {
     const auto piece = std::find_if(unit.pieces.begin(), unit.pieces.end(), [&](const Piece& candidate) {
       return candidate.weight.is_alias_of(slot.destination);
@@ -47,12 +62,34 @@ void ShardedWeights::add(const WeightUnit& given, const WeightSource& source) {
     TUNE_CHECK(piece != unit.pieces.end(), "{} lies in no weight of its unit", slot.name);
     const std::int64_t begin = piece->first + slot.destination.storage_offset(), end = begin + slot.destination.numel(),
                        from = std::max(begin, mine), to = std::min(end, mine + each);
-    if (from < to)
-      parts.push_back(
-          {slot.name, slot.destination.sizes().vec(), from - begin, unit.slice.narrow(0, from - mine, to - from)});
+    if (from >= to) continue;
+    parts.push_back(
+        {slot.name, slot.destination.sizes().vec(), from - begin, unit.slice.narrow(0, from - mine, to - from)});
+    if (piece->gradient.defined())
+      trained.push_back({slice_name(slot.name, from - begin), from - mine, to - from, slot.destination.dim() > 1});
   }
   load_parts(source, parts);
   for (Piece& piece : unit.pieces) piece.weight.set_();
+
+  const bool any_trained =
+      std::any_of(unit.pieces.begin(), unit.pieces.end(), [](const Piece& piece) { return piece.gradient.defined(); });
+  if (!any_trained) return {};
+  const at::Tensor master = unit.slice.scalar_type() == at::kFloat ? unit.slice : unit.slice.to(at::kFloat);
+  unit.gradient_slice = at::zeros_like(master);
+  std::vector<Parameter> parameters;
+  for (const Trained& part : trained) {
+    const at::Tensor value = unit.slice.narrow(0, part.at, part.count);
+    parameters.push_back({.name = part.name,
+                          .value = value,
+                          .master = master.is_same(unit.slice) ? value : master.narrow(0, part.at, part.count),
+                          .gradient = unit.gradient_slice.narrow(0, part.at, part.count),
+                          .decays = part.decays});
+  }
+  return parameters;
+}
+
+at::Tensor ShardedWeights::own(const Unit& unit, const at::Tensor& whole) const {
+  return whole.narrow(0, world_.rank().number * unit.slice.numel(), unit.slice.numel());
 }
 
 void ShardedWeights::begin(Unit& unit) {
@@ -68,10 +105,7 @@ void ShardedWeights::take(std::size_t index, std::optional<std::size_t> next) {
   if (!std::exchange(unit.taken, true)) {
     unit.pending.wait();
     unit.pending = {};
-    for (Piece& piece : unit.pieces) {
-      const at::Tensor view = unit.whole.narrow(0, piece.first, c10::multiply_integers(piece.shape)).view(piece.shape);
-      piece.weight.set_(view.storage(), view.storage_offset(), view.sizes(), view.strides());
-    }
+    for (Piece& piece : unit.pieces) point(piece.weight, unit.whole, piece.first, piece.shape);
   }
   // Before this unit's kernels are launched: on a GPU a collective waits for what was launched before it.
   if (next) begin(units_[*next]);
@@ -83,6 +117,41 @@ void ShardedWeights::leave(std::size_t index) {
   for (Piece& piece : unit.pieces) piece.weight.set_();
   unit.whole = at::Tensor();
   unit.taken = false;
+}
+
+void ShardedWeights::take_gradients(std::size_t index) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  Unit& unit = units_[index];
+  if (!unit.gradient_slice.defined()) return;
+  if (std::ranges::find(on_their_way_, index) != on_their_way_.end()) finish_gradients();  // of the last micro-batch
+  TUNE_CHECK(!unit.gradients.defined(), "the gradients of unit {} were taken before", index);
+  unit.gradients = at::zeros({unit.slice.numel() * world_.rank().count}, unit.gradient_slice.options());
+  for (Piece& piece : unit.pieces)
+    if (piece.gradient.defined()) point(piece.gradient, unit.gradients, piece.first, piece.shape);
+}
+
+// One unit's gradients are on their way at a time: while the next unit's are computed.
+void ShardedWeights::pass_on_gradients(std::size_t index) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  Unit& unit = units_[index];
+  if (!unit.gradient_slice.defined()) return;
+  finish_gradients();
+  for (Piece& piece : unit.pieces)
+    if (piece.gradient.defined()) piece.gradient.set_();
+  unit.gradients_pending = world_.begin_sum_of_slices(unit.gradients);
+  on_their_way_.push_back(index);
+}
+
+void ShardedWeights::finish_gradients() {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  for (const std::size_t index : on_their_way_) {
+    Unit& unit = units_[index];
+    unit.gradients_pending.wait();
+    unit.gradients_pending = {};
+    unit.gradient_slice.add_(own(unit, unit.gradients));
+    unit.gradients = at::Tensor();
+  }
+  on_their_way_.clear();
 }
 
 }  // namespace tune

@@ -10,18 +10,24 @@ namespace tune {
 
 /// Sharded data parallelism (ZeRO-3, Rajbhandari et al. 2020; FSDP): of each unit's weights, laid end to end, every
 /// rank keeps an equal slice, which is all that it reads from the base model. Taking a unit gathers the slices of all
-/// ranks into memory that leaving it gives up again. All ranks must take and leave the same units in the same order.
+/// ranks into memory that leaving it gives up again. Gradients that are passed on are summed over the ranks, each of
+/// which gets its slice: it trains that, and has its masters and optimizer state. All ranks must do the same with the
+/// same units in the same order.
 class ShardedWeights : public WeightKeeper {
  public:
   explicit ShardedWeights(World& world) : world_(world) {}
 
-  void add(const WeightUnit& unit, const WeightSource& source) override;
+  /// Parameters are called as checkpoints/training/slice_name.h has it.
+  std::vector<Parameter> add(const WeightUnit& unit, const WeightSource& source) override;
   void take(std::size_t unit, std::optional<std::size_t> next) override;
   void leave(std::size_t unit) override;
+  void take_gradients(std::size_t unit) override;
+  void pass_on_gradients(std::size_t unit) override;
+  void finish_gradients() override;
 
  private:
   struct Piece {
-    at::Tensor weight;
+    at::Tensor weight, gradient;
     std::vector<std::int64_t> shape;
     std::int64_t first = 0;  // its place in the unit, in elements
   };
@@ -31,11 +37,16 @@ class ShardedWeights : public WeightKeeper {
     at::Tensor whole;  // [elements of the unit] from begin() to leave(), else undefined
     World::Pending pending;
     bool taken = false;
+    at::Tensor gradient_slice;  // as slice, fp32: summed over the ranks; undefined where nothing is trained
+    at::Tensor gradients;       // as whole, while they are taken or on their way
+    World::Pending gradients_pending;
   };
+  at::Tensor own(const Unit& unit, const at::Tensor& whole) const;
   void begin(Unit& unit);
 
   World& world_;
   std::vector<Unit> units_;
+  std::vector<std::size_t> on_their_way_;  // units whose gradients are being summed
 };
 
 /// Elements that a rank keeps, and that all of them gather, of a unit with tensors of these sizes: each begins at a

@@ -81,13 +81,21 @@ std::pair<std::string, std::string> first_difference(const std::string& one, con
   return {trimmed(a), trimmed(b)};
 }
 
-// LibTorch 2.15 has renamed it, and deprecates the older name.
+// LibTorch 2.15 has renamed these two, and deprecates the older names.
 template <typename Backend>
 c10::intrusive_ptr<c10d::Work> gather(Backend& backend, at::Tensor& whole, at::Tensor& part) {
   if constexpr (requires { backend.all_gather_single(whole, part); })
     return backend.all_gather_single(whole, part);
   else
     return backend._allgather_base(whole, part);
+}
+
+template <typename Backend>
+c10::intrusive_ptr<c10d::Work> reduce_scatter(Backend& backend, at::Tensor& part, at::Tensor& whole) {
+  if constexpr (requires { backend.reduce_scatter_single(part, whole); })
+    return backend.reduce_scatter_single(part, whole);
+  else
+    return backend._reduce_scatter_base(part, whole);
 }
 
 }  // namespace
@@ -100,6 +108,8 @@ struct World::Parts {
 
   c10d::Backend& backend(const at::Tensor& values) const { return values.is_cuda() ? *device : *host; }
   Pending pending(const char* what, const std::function<Works()>& begin);
+  template <typename Begin>  // begin(the slice, its owner) -> its work
+  static Works of_each_slice(const at::Tensor& whole, std::int64_t ranks, Begin&& begin);
   std::string read(const std::string& key) {
     const std::vector<std::uint8_t> bytes = store->get(key);
     return {bytes.begin(), bytes.end()};
@@ -234,6 +244,18 @@ World::Pending World::Parts::pending(const char* what, const std::function<Works
   return pending;
 }
 
+// Gloo's collectives of whole tensors go through a copy of the whole and take longer than one of each slice.
+template <typename Begin>
+Works World::Parts::of_each_slice(const at::Tensor& whole, std::int64_t ranks, Begin&& begin) {
+  Works works;
+  const std::int64_t each = whole.numel() / ranks;
+  for (std::int64_t owner = 0; owner < ranks; ++owner) {
+    std::vector<at::Tensor> slice = {whole.narrow(0, owner * each, each)};
+    works.push_back(begin(slice, owner));
+  }
+  return works;
+}
+
 World::Pending World::begin_sum(const at::Tensor& values) {
   if (alone()) return {};
   std::vector<at::Tensor> tensors = {values};
@@ -250,15 +272,27 @@ World::Pending World::begin_gather(const at::Tensor& whole, const at::Tensor& pa
   mine.copy_(part);
   return parts_->pending("the gathering of weights", [&] {
     if (whole.is_cuda()) return Works{gather(parts_->backend(whole), all, mine)};
-    // Gloo's own gather goes through a copy of the whole and takes several times as long as these.
-    Works works;
-    for (std::int64_t root = 0; root < rank_.count; ++root) {
-      std::vector<at::Tensor> tensors = {whole.narrow(0, root * each, each)};
+    return parts_->of_each_slice(whole, rank_.count, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
       c10d::BroadcastOptions options;
-      options.rootRank = root;
-      works.push_back(parts_->host->broadcast(tensors, options));
+      options.rootRank = owner;
+      return parts_->host->broadcast(slice, options);
+    });
+  });
+}
+
+World::Pending World::begin_sum_of_slices(const at::Tensor& values) {
+  if (alone()) return {};
+  return parts_->pending("the sum of gradients", [&] {
+    if (values.is_cuda()) {
+      const std::int64_t each = values.numel() / rank_.count;
+      at::Tensor mine = values.narrow(0, rank_.number * each, each), all = values;
+      return Works{reduce_scatter(parts_->backend(values), mine, all)};
     }
-    return works;
+    return parts_->of_each_slice(values, rank_.count, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
+      c10d::ReduceOptions options;
+      options.rootRank = owner;
+      return parts_->host->reduce(slice, options);
+    });
   });
 }
 

@@ -62,6 +62,10 @@ class World {
   /// As begin_sum(): `part` [n] of each rank, in order, into `whole` [ranks * n] of every rank.
   Pending begin_gather(const at::Tensor& whole, const at::Tensor& part);
 
+  /// As begin_sum(), of which each rank gets only its own slice of `values` [ranks * n], in place; what the others'
+  /// slices hold afterwards is nobody's business.
+  Pending begin_sum_of_slices(const at::Tensor& values);
+
   /// What rank `root` has in `values`, for everybody, in place. Returns when it is there.
   void broadcast(const at::Tensor& values, std::int64_t root);
 
