@@ -12,6 +12,7 @@
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/hash.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/spelling.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
 #include "train/device.h"
@@ -113,6 +114,7 @@ RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& pla
             {"model", hash_of(inputs.base)},
             {"device", chosen_device(recipe.train.device)},
             {"ranks", std::to_string(ranks)},
+            {"strategy", std::string(spelling(ranks > 1 ? recipe.distributed.strategy : Strategy::ddp))},
             {"threads", std::to_string(at::get_num_threads())},
             {"fp32_matmul", fp32_matmul_library()},
             {"libtorch", TORCH_VERSION}};
@@ -152,7 +154,7 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
   for (const auto& [fact, key] : {std::pair("model", "model.base_model"), std::pair("data", "data.datasets"),
                                   std::pair("evaluation_data", "data.eval_datasets")})
     if (differs(fact)) refuse(Fault::data, fmt::format("what {} names has changed since the checkpoint", key));
-  for (const char* fact : {"device", "ranks", "threads", "fp32_matmul", "libtorch"})
+  for (const char* fact : {"device", "ranks", "strategy", "threads", "fp32_matmul", "libtorch"})
     if (differs(fact))
       tell("warning: {} is {} now, {} in the checkpoint; the last bits of the result may differ\n", fact,
            facts_.at(fact), facts.at(fact));

@@ -165,10 +165,11 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
   reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, record_.latest.has_value(), plan_.steps);
-  reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {} on {}",
+  reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {}{} on {}",
                              plan_.steps, plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6,
                              plan_.parameters / 1e6,
                              recipe_.adapter.type == AdapterType::none ? "full fine-tuning" : "LoRA",
+                             decoder_->has_keeper() ? fmt::format(", sharded over {} ranks", world.rank().count) : "",
                              device_name(decoder_->options().device)));
 }
 

@@ -334,6 +334,13 @@ void output_does_not_overwrite_the_base_model(const Recipe& recipe, Reading& rea
 
 }  // namespace
 
+void only_sharded_weights_are_kept_or_not(const Recipe& recipe, Reading& reading) {
+  if (!recipe.distributed.reshard_after_forward && recipe.distributed.strategy != Strategy::shard)
+    reading.problems.add(reading.place_of("distributed.reshard_after_forward"),
+                         "reshard_after_forward is false, but nothing is sharded",
+                         "write strategy: shard, or leave it out");
+}
+
 void check_combinations(const Recipe& recipe, Reading& reading) {
   fp16_is_not_for_training(recipe, reading);
   fp32_arithmetic_needs_fp32_weights_to_be_trained(recipe, reading);
@@ -358,6 +365,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   importance_goes_with_few_bits(recipe, reading);
   exports_have_names_of_their_own(recipe, reading);
   output_does_not_overwrite_the_base_model(recipe, reading);
+  only_sharded_weights_are_kept_or_not(recipe, reading);
 }
 
 }  // namespace tune

@@ -128,6 +128,7 @@ struct LoggingOptions {
 /// What counts only where several ranks train: how many there are is the launcher's business.
 struct DistributedOptions {
   Strategy strategy = Strategy::ddp;
+  bool reshard_after_forward = true;   // of shard: false keeps a pass's weights for its backward pass
   std::int64_t timeout_seconds = 120;  // that a rank may keep the others waiting, at the meeting and in a step
 };
 

@@ -21,6 +21,10 @@ CASES = {
     "full": ("llama-gqa-tied", {"adapter": {"type": "none"}, "train": {"learning_rate": 3e-4}}),
     "packed": ("llama-mha", {"data": {"packing": True, "max_length": 160}}),
     "tied": ("llama-gqa-tied", {}),
+    "full untied": ("llama-gqa", {"adapter": {"type": "none"}, "train": {"learning_rate": 3e-4}}),
+    "full experts": ("mixtral", {"adapter": {"type": "none"},  # its routers are frozen
+                                 "train": {"per_device_train_batch_size": 1, "learning_rate": 3e-4,
+                                           "gradient_checkpointing": True}}),
     "few rows": ("llama-gqa", {"train": {"global_batch_size": 3, "per_device_train_batch_size": 1}}),
     # one row a micro-batch: the auxiliary loss is a mean of micro-batches
     "experts": ("mixtral", {"train": {"per_device_train_batch_size": 1, "router_aux_loss_coef": 0.02},
@@ -132,6 +136,24 @@ def forget_after(output, step):
         if int(folder.name.split("-")[1]) > step:
             shutil.rmtree(folder)
     shutil.rmtree(output / "final")
+
+
+@pytest.mark.parametrize("case", ["lora", "full"])
+def test_a_run_goes_on_with_another_strategy(job, case):
+    root, recipe = job(case, save={"save_steps": 3, "save_total_limit": 9})
+    shard = ("--set", "distributed.strategy=shard")
+    run(recipe, root / "whole", 1)
+    run(recipe, root / "parts", 3, *shard)
+    for step, ranks, strategy in ((3, 2, ()), (6, 2, shard), (9, 4, shard)):
+        forget_after(root / "parts", step)
+        told = run(recipe, root / "parts", ranks, *strategy).stderr
+        assert f"going on from {root / 'parts'}/checkpoint-{step}" in told
+    same_curve(root / "whole", root / "parts")
+    # the same number: the same bits
+    before = next((root / "parts" / "final").glob("*.safetensors")).read_bytes()
+    forget_after(root / "parts", 9)
+    run(recipe, root / "parts", 4, *shard)
+    assert next((root / "parts" / "final").glob("*.safetensors")).read_bytes() == before
 
 
 def test_torchruns_variables_are_understood(job):

@@ -39,6 +39,16 @@ def test_memory_of_experts_is_what_was_planned(case, tiny, tmp_path):
     judge(case, recipe_for(tiny("mixtral", **shape), rows, tmp_path / "run", **sections, data={"packing": True}), tmp_path)
 
 
+@pytest.mark.parametrize("case", ["lora-bf16", "full-fp32", "full-bf16"])
+@pytest.mark.parametrize("reshard", [True, False])
+def test_memory_of_a_rank_with_shards_is_what_was_planned(case, reshard, model, tmp_path):
+    rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 120)
+    sections = {name: dict(values) for name, values in CASES[case].items()}
+    sections["train"].update(per_device_train_batch_size=2)
+    sections["distributed"] = {"strategy": "shard", "reshard_after_forward": reshard}
+    judge(case, recipe_for(model, rows, tmp_path / "run", **sections, data={"packing": True}), tmp_path, "--nproc=2")
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_evaluation_is_planned_where_it_needs_more_than_training(precision, model, tmp_path):
     """A short row to learn from, long ones to be scored on, several at a time, and an answer before and after."""
@@ -54,11 +64,11 @@ def test_evaluation_is_planned_where_it_needs_more_than_training(precision, mode
     judge(precision, recipe_for(model, rows, tmp_path / "run", evaluation, train=train, **sections), tmp_path)
 
 
-def judge(case, recipe, tmp_path):
+def judge(case, recipe, tmp_path, *ranks):
     recipe["train"].update(max_steps=3)
     path = write_recipe(tmp_path / "recipe.yaml", recipe)
-    plan = json.loads(tune("plan", "--recipe", path, "--json").stdout)
-    tune("run", "--recipe", path)
+    plan = json.loads(tune("plan", "--recipe", path, "--json", *ranks).stdout)
+    tune("run", "--recipe", path, *ranks)
     totals = json.loads((tmp_path / "run" / "run.json").read_text())["totals"]
     planned, measured = plan["ranks"][0]["peak_bytes"], totals["peak_bytes"]
     print(f"{case}: planned {planned / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB")

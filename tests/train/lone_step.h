@@ -11,6 +11,7 @@ namespace tune {
 inline std::optional<StepOutcome> lone_step(Decoder& decoder, Optimizer& optimizer, std::vector<PackedBatch> batches,
                                             const TrainOptions& options, std::int64_t step, std::int64_t total_steps) {
   StepShare share{.micro_batches = std::move(batches)};
+  share.rounds = static_cast<std::int64_t>(share.micro_batches.size());
   for (const PackedBatch& batch : share.micro_batches) {
     share.tokens += batch.tokens();
     share.trained_tokens += batch.trained_tokens();

@@ -229,7 +229,7 @@ at::Tensor Decoder::Parts::through_layers(const at::Tensor& input, bool keep, Pa
     const bool last = i + 1 == layers.size();
     take(i + 1, last && tail() == 0 ? std::nullopt : std::optional(i + 2));
     x = pass(i, x);
-    if (!last || !keep) leave(i + 1);
+    if (!keep || !(last || !options.reshard_after_forward)) leave(i + 1);
   }
   take(tail());
   tail_taken = true;

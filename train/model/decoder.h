@@ -37,6 +37,7 @@ struct DecoderOptions {
   bool gradient_checkpointing = false;
   bool train_router = false;          // full fine-tuning: the routers' weights, too
   double router_aux_loss_coef = 0.0;  // weight of the auxiliary loss beside the loss a token
+  bool reshard_after_forward = true;  // with a keeper: false keeps what forward() took until backward() has used it
   std::int64_t seed = 42;             // of the adapter's initial values and dropout
 };
 

@@ -26,26 +26,18 @@ void point(at::Tensor& tensor, const at::Tensor& memory, std::int64_t first, con
 
 }  // namespace
 
-std::int64_t sharded_elements(const std::vector<std::int64_t>& sizes, std::int64_t element_bytes, std::int64_t ranks) {
-  std::int64_t elements = 0;
-  for (const std::int64_t size : sizes) elements += rounded_up(size, kAlignment / element_bytes);
-  return rounded_up(elements, kAlignment / element_bytes * ranks);
-}
-
 std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const WeightSource& source) {
   Unit& unit = units_.emplace_back();
   const at::Tensor& any = given.weights.front();
   const std::int64_t step = kAlignment / any.element_size();
-  std::vector<std::int64_t> sizes;
   std::int64_t first = 0;
   for (std::size_t i = 0; i < given.weights.size(); ++i) {
     const at::Tensor& weight = given.weights[i];
     unit.pieces.push_back(
         {weight, i < given.gradients.size() ? given.gradients[i] : at::Tensor(), weight.sizes().vec(), first});
-    sizes.push_back(weight.numel());
     first += rounded_up(weight.numel(), step);
   }
-  const std::int64_t each = sharded_elements(sizes, any.element_size(), world_.rank().count) / world_.rank().count,
+  const std::int64_t ranks = world_.rank().count, each = rounded_up(first, step * ranks) / ranks,
                      mine = world_.rank().number * each;
   unit.slice = at::zeros({each}, any.options());
   struct Trained {

@@ -49,8 +49,4 @@ class ShardedWeights : public WeightKeeper {
   std::vector<std::size_t> on_their_way_;  // units whose gradients are being summed
 };
 
-/// Elements that a rank keeps, and that all of them gather, of a unit with tensors of these sizes: each begins at a
-/// multiple of 64 bytes, the last slice may be padded.
-std::int64_t sharded_elements(const std::vector<std::int64_t>& sizes, std::int64_t element_bytes, std::int64_t ranks);
-
 }  // namespace tune

@@ -67,6 +67,17 @@ std::int64_t evaluation_bytes(const Recipe& recipe, const ModelConfig& c, std::i
   return std::max(layer, loss);
 }
 
+// Parameters that are gathered together where the model is sharded (WeightUnit).
+struct Units {
+  std::int64_t layer = 0, last = 0;  // the norm and head, and whatever they are tied to
+};
+
+Units units_of(const ModelConfig& c) {
+  Units units{2 * c.hidden_size, c.vocab_size * c.hidden_size + c.hidden_size};
+  for (const LinearKind& linear : linear_kinds(c)) units.layer += linear.count * linear.out * linear.in;
+  return units;
+}
+
 }  // namespace
 
 std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element_bytes) {
@@ -123,17 +134,20 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
     items = {{"CUDA context, about", kCudaContextBytes}, {"cuBLAS", kCublasBytes}};
   else
     items = {{"program", program_bytes()}};
-  items.push_back({"base weights", plan.parameters * element});
-  if (full && element != 4) items.push_back({"fp32 masters", trained * 4});
+  const bool sharded = recipe.distributed.strategy == Strategy::shard && plan.ranks > 1;
+  const std::int64_t ranks = sharded ? plan.ranks : 1,  // that share the model
+      state_ranks = full ? ranks : 1;                   // adapters are small: every rank has them whole
+  items.push_back({"base weights", plan.parameters * element / ranks});
+  if (full && element != 4) items.push_back({"fp32 masters", trained * 4 / state_ranks});
   if (!full)
     items.push_back(
         {"adapter and masters", trained * (element == 4 ? 4 : 6) + dense_b_bytes(c, recipe.adapter, element)});
-  items.push_back({"gradients", trained * 4});
-  items.push_back({"optimizer", recipe.train.optim == OptimizerType::adamw ? trained * 8 : 0});
+  items.push_back({"gradients", trained * 4 / state_ranks});
+  items.push_back({"optimizer", recipe.train.optim == OptimizerType::adamw ? trained * 8 / state_ranks : 0});
 
   if (!full && !on_cuda(recipe) && recipe.save.save_steps > 0)  // what is written while training goes on
     items.push_back({"copy for checkpoints", trained * (recipe.train.optim == OptimizerType::adamw ? 12 : 4)});
-  if (plan.ranks > 1) items.push_back({"gradient buckets", gradient_bucket_bytes(recipe, c)});
+  if (plan.ranks > 1 && state_ranks == 1) items.push_back({"gradient buckets", gradient_bucket_bytes(recipe, c)});
 
   const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;
   const bool checkpointing = recipe.train.gradient_checkpointing;
@@ -149,9 +163,23 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   if (c.num_local_experts > 0) layer += (3 * c.intermediate_size + 2 * c.hidden_size) * active * row;  // rows by expert
   if (full) {
     layer += 2 * experts * c.intermediate_size * c.hidden_size * element;
-    if (element != 4) loss += c.vocab_size * c.hidden_size * element;
+    if (element != 4)
+      loss += c.vocab_size * c.hidden_size * (element + (on_cuda(recipe) ? 0 : 4));  // oneDNN sums in fp32
   }
-  const std::int64_t working = std::max(loss, layer);
+  // Of a sharded model: what is gathered at the loss, where the last layer waits for its backward pass, and while that
+  // layer goes backward: the next one is on its way in, the head's gradients are on their way out.
+  std::int64_t at_loss = 0, at_layer = 0;
+  if (sharded) {
+    const Units units = units_of(c);
+    const bool all = !recipe.distributed.reshard_after_forward;
+    const std::int64_t gradient = full ? 4 : 0, layers = all ? c.num_hidden_layers : 1;
+    at_loss = layers * units.layer * element + units.last * (element + gradient);
+    at_layer =
+        (all ? layers : 2) * units.layer * element + (units.layer + std::max(units.layer, units.last)) * gradient;
+    if (!on_cuda(recipe)) at_layer += std::max(units.layer, units.last) * gradient / ranks;  // Gloo's own
+  }
+  const std::int64_t working = std::max(loss + at_loss, layer + at_layer) - std::max(at_loss, at_layer);
+  if (sharded) items.push_back({"gathered layers", std::max(at_loss, at_layer)});
   const std::int64_t evaluation =
       plan.evaluation_tokens > 0 ? evaluation_bytes(recipe, c, plan.evaluation_tokens, element) : 0;
   if (evaluation > activations + working) {
