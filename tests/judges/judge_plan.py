@@ -1,11 +1,13 @@
 """`tune plan` beside what the kernel counted: memory within a tenth of the measured peak, steps and tokens exactly."""
 
 import json
+import math
 import random
 
 import pytest
 from conftest import SEED
 
+from tiny_models import add_tokenizer
 from tune_program import WORDS, recipe_for, steps, tune, write_chats, write_recipe
 
 CASES = {
@@ -74,3 +76,52 @@ def judge(case, recipe, tmp_path, *ranks):
     print(f"{case}: planned {planned / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB")
     assert abs(planned / measured - 1) <= 0.1
     assert plan["steps"] == totals["steps"] == len(steps(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def seventy_billion(tmp_path_factory):
+    """Llama 2 70B's files as a program that doesn't read its numbers sees them: 138 GB, none of them on the disk."""
+    published = next(m for m in json.loads(tune("models", "--json").stdout) if m["repository"].endswith("/Llama-2-70b-chat-hf"))
+    folder = tmp_path_factory.mktemp("llama-2-70b")
+    add_tokenizer(folder)
+    c = published["config"]
+    (folder / "config.json").write_text(json.dumps(c))
+    hidden, inner, kv = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * c["hidden_size"] // c["num_attention_heads"]
+    shapes = {"model.embed_tokens": [c["vocab_size"], hidden], "model.norm": [hidden], "lm_head": [c["vocab_size"], hidden]}
+    for i in range(c["num_hidden_layers"]):
+        layer = {"input_layernorm": [hidden], "post_attention_layernorm": [hidden], "self_attn.q_proj": [hidden, hidden],
+                 "self_attn.k_proj": [kv, hidden], "self_attn.v_proj": [kv, hidden], "self_attn.o_proj": [hidden, hidden],
+                 "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden], "mlp.down_proj": [hidden, inner]}  # fmt: skip
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[f"{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return folder, sum(map(math.prod, shapes.values()))
+
+
+@pytest.mark.parametrize("case, ranks, fits", [("lora", 1, False), ("lora", 4, True), ("lora", 8, True), ("full", 8, False), ("full", 24, True)])
+def test_seventy_billion_parameters_are_planned_on_cards_of_80_gigabytes(case, ranks, fits, seventy_billion, tmp_path):
+    model, parameters = seventy_billion
+    rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 400)
+    adapter = {"type": "none"} if case == "full" else {"lora_r": 16, "lora_alpha": 32}
+    recipe = recipe_for(
+        model, rows, tmp_path / "run", adapter=adapter, data={"packing": True, "max_length": 2048}, distributed={"strategy": "shard"},
+        train={"max_steps": 3, "global_batch_size": 24, "per_device_train_batch_size": 1, "precision": "bf16", "device": "cuda",
+               "gradient_checkpointing": True},
+    )  # fmt: skip
+    arguments = ["--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), f"--nproc={ranks}", "--device-memory", "80GB"]
+    told = tune("plan", *arguments, "--json", expect=0 if fits else 4)
+    plan = json.loads(told.stdout)
+    memory, peak = plan["ranks"][0]["memory"], plan["ranks"][0]["peak_bytes"]
+    print(f"{case} on {ranks}: {peak / 1e9:.1f} GB", {name: round(size / 1e9, 1) for name, size in memory.items()})
+    assert plan["parameters"] == parameters and len(plan["ranks"]) == ranks
+    assert memory["base weights"] == 2 * parameters // ranks
+    if case == "full":
+        assert memory["fp32 masters"] == memory["gradients"] == 4 * parameters // ranks
+        assert memory["optimizer"] == 8 * parameters // ranks
+    assert (peak <= 80e9) == fits
