@@ -12,7 +12,6 @@
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/hash.h"
 #include "recipes/schema/error.h"
-#include "recipes/schema/spelling.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
 #include "train/device.h"
@@ -74,6 +73,11 @@ std::string differing_keys(const std::string& now, const std::string& then) {
   return fmt::format("{}", fmt::join(differences, "; "));
 }
 
+std::string strategy_of(const DistributedOptions& options, std::int64_t ranks) {
+  if (options.strategy != Strategy::shard || ranks == 1 || options.shard_size == 1) return "ddp";
+  return fmt::format("shard over {}", options.shard_size > 0 ? options.shard_size : ranks);
+}
+
 // Rows as the model sees them: stronger than a hash of the files, blind to how they are stored.
 std::string hash_of(const TokenDataset& rows) {
   std::string all;
@@ -114,7 +118,7 @@ RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& pla
             {"model", hash_of(inputs.base)},
             {"device", chosen_device(recipe.train.device)},
             {"ranks", std::to_string(ranks)},
-            {"strategy", std::string(spelling(ranks > 1 ? recipe.distributed.strategy : Strategy::ddp))},
+            {"strategy", strategy_of(recipe.distributed, ranks)},
             {"threads", std::to_string(at::get_num_threads())},
             {"fp32_matmul", fp32_matmul_library()},
             {"libtorch", TORCH_VERSION}};

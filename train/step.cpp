@@ -77,7 +77,7 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   gradient_sum.finish();
   const std::int64_t speaker = sum_over_ranks(world, decoder.config().num_local_experts, losses, outcome);
   outcome.loss *= scale;
-  const auto sum = [&](double square) { return world.sum({square}).front(); };
+  const auto sum = [&](double square) { return world.sum({square}).front() / static_cast<double>(world.copies()); };
   outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm,
                                      decoder.trains_slices() ? std::function<double(double)>(sum) : nullptr);
   if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {

@@ -152,7 +152,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   world.enter(Phase::loading);
   const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
-  const bool sharded = recipe_.distributed.strategy == Strategy::shard && !world_.alone();
+  const bool sharded = recipe_.distributed.strategy == Strategy::shard && world_.shard_count() > 1;
   decoder_ = load_decoder(inputs_.base, options, sharded ? std::make_unique<ShardedWeights>(world_) : nullptr);
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   std::vector<Parameter> none;  // slices are sums over the ranks already
@@ -169,7 +169,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
                              plan_.steps, plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6,
                              plan_.parameters / 1e6,
                              recipe_.adapter.type == AdapterType::none ? "full fine-tuning" : "LoRA",
-                             decoder_->has_keeper() ? fmt::format(", sharded over {} ranks", world.rank().count) : "",
+                             decoder_->has_keeper() ? fmt::format(", sharded over {} ranks", world.shard_count()) : "",
                              device_name(decoder_->options().device)));
 }
 
@@ -336,6 +336,7 @@ void Run::save() {
   world_.enter(Phase::saving, step_);
   unfinished_save_.emplace();
   const BackgroundSave::Write write = decoder_->trains_slices() ? part_writer() : whole_writer();
+  if (!write) return;
   std::vector<at::Tensor> host;
   if (full && decoder_->options().device == "cpu")
     write(state(host));
@@ -353,20 +354,23 @@ BackgroundSave::Write Run::whole_writer() const {
   };
 }
 
-// Every rank writes its slices into the folder that the first one makes, and names when all are there.
+// Every rank of the first copy writes its slices into the folder that rank 0 makes, and names when all are there. Null
+// for the other copies' ranks.
 BackgroundSave::Write Run::part_writer() {
   std::shared_ptr<AtomicFolder> made;
   const std::string path = world_.from_first([&] {
     made = std::make_shared<AtomicFolder>(checkpoint_path(folder_, step_));
     return made->path().string();
   });
-  return [made, path, rank = world_.rank(), output = folder_,
-          limit = recipe_.save.save_total_limit](const TrainingState& state) {
-    save_part(path, state, rank.number, rank.count);
-    if (!made) return;
-    finish_parts(*made, state, rank.count);
-    retain_checkpoints(output, limit);
-  };
+  const std::int64_t number = world_.rank().number, count = world_.shard_count();
+  if (number >= count) return nullptr;
+  return
+      [made, path, number, count, output = folder_, limit = recipe_.save.save_total_limit](const TrainingState& state) {
+        save_part(path, state, number, count);
+        if (!made) return;
+        finish_parts(*made, state, count);
+        retain_checkpoints(output, limit);
+      };
 }
 
 void Run::save_adapter() const {

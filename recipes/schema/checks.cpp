@@ -334,8 +334,12 @@ void output_does_not_overwrite_the_base_model(const Recipe& recipe, Reading& rea
 
 }  // namespace
 
-void only_sharded_weights_are_kept_or_not(const Recipe& recipe, Reading& reading) {
-  if (!recipe.distributed.reshard_after_forward && recipe.distributed.strategy != Strategy::shard)
+void only_shards_have_a_size_and_are_kept_or_not(const Recipe& recipe, Reading& reading) {
+  if (recipe.distributed.strategy == Strategy::shard) return;
+  if (recipe.distributed.shard_size != 0)
+    reading.problems.add(reading.place_of("distributed.shard_size"), "shard_size is given, but nothing is sharded",
+                         "write strategy: shard, or leave it out");
+  if (!recipe.distributed.reshard_after_forward)
     reading.problems.add(reading.place_of("distributed.reshard_after_forward"),
                          "reshard_after_forward is false, but nothing is sharded",
                          "write strategy: shard, or leave it out");
@@ -365,7 +369,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   importance_goes_with_few_bits(recipe, reading);
   exports_have_names_of_their_own(recipe, reading);
   output_does_not_overwrite_the_base_model(recipe, reading);
-  only_sharded_weights_are_kept_or_not(recipe, reading);
+  only_shards_have_a_size_and_are_kept_or_not(recipe, reading);
 }
 
 }  // namespace tune

@@ -128,6 +128,7 @@ struct LoggingOptions {
 /// What counts only where several ranks train: how many there are is the launcher's business.
 struct DistributedOptions {
   Strategy strategy = Strategy::ddp;
+  std::int64_t shard_size = 0;         // of shard: ranks that keep one copy between them; 0: all of them
   bool reshard_after_forward = true;   // of shard: false keeps a pass's weights for its backward pass
   std::int64_t timeout_seconds = 120;  // that a rank may keep the others waiting, at the meeting and in a step
 };

@@ -37,8 +37,8 @@ std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const Weight
         {weight, i < given.gradients.size() ? given.gradients[i] : at::Tensor(), weight.sizes().vec(), first});
     first += rounded_up(weight.numel(), step);
   }
-  const std::int64_t ranks = world_.rank().count, each = rounded_up(first, step * ranks) / ranks,
-                     mine = world_.rank().number * each;
+  const std::int64_t ranks = world_.shard_count(), each = rounded_up(first, step * ranks) / ranks,
+                     mine = world_.shard_number() * each;
   unit.slice = at::zeros({each}, any.options());
   struct Trained {
     std::string name;
@@ -81,12 +81,12 @@ std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const Weight
 }
 
 at::Tensor ShardedWeights::own(const Unit& unit, const at::Tensor& whole) const {
-  return whole.narrow(0, world_.rank().number * unit.slice.numel(), unit.slice.numel());
+  return whole.narrow(0, world_.shard_number() * unit.slice.numel(), unit.slice.numel());
 }
 
 void ShardedWeights::begin(Unit& unit) {
   if (unit.whole.defined()) return;
-  unit.whole = at::empty({unit.slice.numel() * world_.rank().count}, unit.slice.options());
+  unit.whole = at::empty({unit.slice.numel() * world_.shard_count()}, unit.slice.options());
   unit.pending = world_.begin_gather(unit.whole, unit.slice);
 }
 
@@ -115,9 +115,9 @@ void ShardedWeights::take_gradients(std::size_t index) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Unit& unit = units_[index];
   if (!unit.gradient_slice.defined()) return;
-  if (std::ranges::find(on_their_way_, index) != on_their_way_.end()) finish_gradients();  // of the last micro-batch
+  if (std::ranges::find(on_their_way_, index) != on_their_way_.end()) collect_gradients();  // of the last micro-batch
   TUNE_CHECK(!unit.gradients.defined(), "the gradients of unit {} were taken before", index);
-  unit.gradients = at::zeros({unit.slice.numel() * world_.rank().count}, unit.gradient_slice.options());
+  unit.gradients = at::zeros({unit.slice.numel() * world_.shard_count()}, unit.gradient_slice.options());
   for (Piece& piece : unit.pieces)
     if (piece.gradient.defined()) point(piece.gradient, unit.gradients, piece.first, piece.shape);
 }
@@ -127,14 +127,14 @@ void ShardedWeights::pass_on_gradients(std::size_t index) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Unit& unit = units_[index];
   if (!unit.gradient_slice.defined()) return;
-  finish_gradients();
+  collect_gradients();
   for (Piece& piece : unit.pieces)
     if (piece.gradient.defined()) piece.gradient.set_();
   unit.gradients_pending = world_.begin_sum_of_slices(unit.gradients);
   on_their_way_.push_back(index);
 }
 
-void ShardedWeights::finish_gradients() {
+void ShardedWeights::collect_gradients() {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   for (const std::size_t index : on_their_way_) {
     Unit& unit = units_[index];
@@ -144,6 +144,14 @@ void ShardedWeights::finish_gradients() {
     unit.gradients = at::Tensor();
   }
   on_their_way_.clear();
+}
+
+void ShardedWeights::finish_gradients() {
+  collect_gradients();
+  std::vector<World::Pending> sums;
+  for (const Unit& unit : units_)
+    if (unit.gradient_slice.defined()) sums.push_back(world_.begin_sum_over_copies(unit.gradient_slice));
+  for (World::Pending& sum : sums) sum.wait();
 }
 
 }  // namespace tune

@@ -11,8 +11,9 @@ namespace tune {
 /// Sharded data parallelism (ZeRO-3, Rajbhandari et al. 2020; FSDP): of each unit's weights, laid end to end, every
 /// rank keeps an equal slice, which is all that it reads from the base model. Taking a unit gathers the slices of all
 /// ranks into memory that leaving it gives up again. Gradients that are passed on are summed over the ranks, each of
-/// which gets its slice: it trains that, and has its masters and optimizer state. All ranks must do the same with the
-/// same units in the same order.
+/// which gets its slice: it trains that, and has its masters and optimizer state. Where World knows of several copies,
+/// all this is so in each of them, and gradients are summed over the copies when they are finished. All ranks must do
+/// the same with the same units in the same order.
 class ShardedWeights : public WeightKeeper {
  public:
   explicit ShardedWeights(World& world) : world_(world) {}
@@ -42,6 +43,7 @@ class ShardedWeights : public WeightKeeper {
     World::Pending gradients_pending;
   };
   at::Tensor own(const Unit& unit, const at::Tensor& whole) const;
+  void collect_gradients();
   void begin(Unit& unit);
 
   World& world_;

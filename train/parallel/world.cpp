@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <unistd.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <algorithm>
@@ -103,13 +104,17 @@ c10::intrusive_ptr<c10d::Work> reduce_scatter(Backend& backend, at::Tensor& part
 struct World::Parts {
   c10::intrusive_ptr<c10d::Store> store;
   std::unique_ptr<Watch> watch;
-  c10::intrusive_ptr<c10d::Backend> host, device;  // the same on the CPU
+  struct Group {
+    c10::intrusive_ptr<c10d::Backend> host, device;  // the same on the CPU
+    c10d::Backend& backend(const at::Tensor& values) const { return values.is_cuda() ? *device : *host; }
+  };
+  Group all, shards, copies;  // the last two with shard_size only: of one copy, and of one slice in all copies
   std::int64_t texts = 0;
 
-  c10d::Backend& backend(const at::Tensor& values) const { return values.is_cuda() ? *device : *host; }
+  Group connect(const std::string& prefix, Rank rank, std::int64_t number, std::int64_t count, bool cuda);
   Pending pending(const char* what, const std::function<Works()>& begin);
   template <typename Begin>  // begin(the slice, its owner) -> its work
-  static Works of_each_slice(const at::Tensor& whole, std::int64_t ranks, Begin&& begin);
+  static Works of_each_slice(const at::Tensor& whole, std::int64_t count, Begin&& begin);
   std::string read(const std::string& key) {
     const std::vector<std::uint8_t> bytes = store->get(key);
     return {bytes.begin(), bytes.end()};
@@ -191,10 +196,33 @@ void World::meet(const Rank& rank, const DistributedOptions& options, const std:
     throw Error{Fault::recipe, {}, "rank 0 keeps the store, but doesn't go on", "look at its output"};
   p.watch = std::make_unique<Watch>(output_dir, p.read("run"), rank, timeout);
   hosts_ = p.roll_call(rank, facts, timeout);
+  const bool cuda = device != "cpu";
+  shard_count_ = options.shard_size > 0 ? options.shard_size : rank.count;
+  if (rank.count % shard_count_ != 0)
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("distributed.shard_size is {}, which doesn't divide {} ranks", shard_count_, rank.count),
+                "every copy of the model needs as many"};
   p.watch->waiting("the first connection", [&] {
-    p.host = make_gloo(p.store, rank, kLastResort);
-    p.device = device == "cpu" ? p.host : make_nccl(p.store, rank, kLastResort);
+    p.all = p.connect("", rank, rank.number, rank.count, cuda);
+    p.shards = p.copies = p.all;
+    if (copies() == 1) return;
+    const std::int64_t copy = rank.number / shard_count_;
+    p.shards = p.connect(fmt::format("copy {}", copy), rank, shard_number(), shard_count_, cuda);
+    p.copies = p.connect(fmt::format("slice {}", shard_number()), rank, copy, copies(), cuda);
   });
+}
+
+// As rank `number` of `count`, with those that give the same prefix.
+World::Parts::Group World::Parts::connect(const std::string& prefix, Rank rank, std::int64_t number, std::int64_t count,
+                                          bool cuda) {
+  rank.number = number;
+  rank.count = count;
+  const auto own = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
+  Group group;
+  group.host = make_gloo(own, rank, kLastResort);
+  group.device = cuda ? make_nccl(own, rank, kLastResort) : group.host;
+  return group;
 }
 
 // The store goes with rank 0, which waits until nobody reads in it any more.
@@ -224,7 +252,7 @@ std::vector<double> World::sum(std::vector<double> values) {
   if (alone()) return values;
   std::vector<at::Tensor> tensors = {
       at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())}, at::kDouble)};
-  parts_->watch->waiting("the sum of losses", [&] { parts_->host->allreduce(tensors)->wait(); });
+  parts_->watch->waiting("the sum of losses", [&] { parts_->all.host->allreduce(tensors)->wait(); });
   return values;
 }
 
@@ -246,10 +274,10 @@ World::Pending World::Parts::pending(const char* what, const std::function<Works
 
 // Gloo's collectives of whole tensors go through a copy of the whole and take longer than one of each slice.
 template <typename Begin>
-Works World::Parts::of_each_slice(const at::Tensor& whole, std::int64_t ranks, Begin&& begin) {
+Works World::Parts::of_each_slice(const at::Tensor& whole, std::int64_t count, Begin&& begin) {
   Works works;
-  const std::int64_t each = whole.numel() / ranks;
-  for (std::int64_t owner = 0; owner < ranks; ++owner) {
+  const std::int64_t each = whole.numel() / count;
+  for (std::int64_t owner = 0; owner < count; ++owner) {
     std::vector<at::Tensor> slice = {whole.narrow(0, owner * each, each)};
     works.push_back(begin(slice, owner));
   }
@@ -259,7 +287,14 @@ Works World::Parts::of_each_slice(const at::Tensor& whole, std::int64_t ranks, B
 World::Pending World::begin_sum(const at::Tensor& values) {
   if (alone()) return {};
   std::vector<at::Tensor> tensors = {values};
-  return parts_->pending("the sum of gradients", [&] { return Works{parts_->backend(values).allreduce(tensors)}; });
+  return parts_->pending("the sum of gradients", [&] { return Works{parts_->all.backend(values).allreduce(tensors)}; });
+}
+
+World::Pending World::begin_sum_over_copies(const at::Tensor& values) {
+  if (copies() == 1) return {};
+  std::vector<at::Tensor> tensors = {values};
+  return parts_->pending("the sum of gradients",
+                         [&] { return Works{parts_->copies.backend(values).allreduce(tensors)}; });
 }
 
 World::Pending World::begin_gather(const at::Tensor& whole, const at::Tensor& part) {
@@ -268,14 +303,14 @@ World::Pending World::begin_gather(const at::Tensor& whole, const at::Tensor& pa
     return {};
   }
   const std::int64_t each = part.numel();
-  at::Tensor mine = whole.narrow(0, rank_.number * each, each), all = whole;
+  at::Tensor mine = whole.narrow(0, shard_number() * each, each), all = whole;
   mine.copy_(part);
   return parts_->pending("the gathering of weights", [&] {
-    if (whole.is_cuda()) return Works{gather(parts_->backend(whole), all, mine)};
-    return parts_->of_each_slice(whole, rank_.count, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
+    if (whole.is_cuda()) return Works{gather(*parts_->shards.device, all, mine)};
+    return parts_->of_each_slice(whole, shard_count_, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
       c10d::BroadcastOptions options;
       options.rootRank = owner;
-      return parts_->host->broadcast(slice, options);
+      return parts_->shards.host->broadcast(slice, options);
     });
   });
 }
@@ -284,14 +319,14 @@ World::Pending World::begin_sum_of_slices(const at::Tensor& values) {
   if (alone()) return {};
   return parts_->pending("the sum of gradients", [&] {
     if (values.is_cuda()) {
-      const std::int64_t each = values.numel() / rank_.count;
-      at::Tensor mine = values.narrow(0, rank_.number * each, each), all = values;
-      return Works{reduce_scatter(parts_->backend(values), mine, all)};
+      const std::int64_t each = values.numel() / shard_count_;
+      at::Tensor mine = values.narrow(0, shard_number() * each, each), all = values;
+      return Works{reduce_scatter(*parts_->shards.device, mine, all)};
     }
-    return parts_->of_each_slice(values, rank_.count, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
+    return parts_->of_each_slice(values, shard_count_, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
       c10d::ReduceOptions options;
       options.rootRank = owner;
-      return parts_->host->reduce(slice, options);
+      return parts_->shards.host->reduce(slice, options);
     });
   });
 }
@@ -302,7 +337,7 @@ void World::broadcast(const at::Tensor& values, std::int64_t root) {
   c10d::BroadcastOptions options;
   options.rootRank = root;
   parts_->watch->waiting("a broadcast", [&] {
-    parts_->backend(values).broadcast(tensors, options)->wait();
+    parts_->all.backend(values).broadcast(tensors, options)->wait();
     if (values.is_cuda()) values.view(-1)[0].item();  // wait() ends when it is enqueued
   });
 }

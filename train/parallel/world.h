@@ -26,7 +26,7 @@ class World {
 
   /// Meets the others, before everything else. Facts are compared with rank 0's. device: "cpu" or "cuda:N", the same
   /// kind for all. Error{Fault::recipe} when the port is taken, the master or a rank doesn't come within the timeout
-  /// (which one is named), or facts differ (rank and fact are named).
+  /// (which one is named), facts differ (rank and fact are named), or shard_size doesn't divide the ranks.
   void meet(const Rank& rank, const DistributedOptions& options, const std::string& device,
             const std::filesystem::path& output_dir, const std::map<std::string, std::string>& facts);
   ~World();
@@ -36,6 +36,12 @@ class World {
   const Rank& rank() const { return rank_; }
   bool alone() const { return rank_.count == 1; }
   std::int64_t hosts() const { return hosts_; }
+
+  /// The ranks that keep one copy of a sharded model between them: how many they are, and this one's number among them.
+  /// Consecutive ones; all of them unless distributed.shard_size says otherwise.
+  std::int64_t shard_count() const { return shard_count_; }
+  std::int64_t shard_number() const { return rank_.number % shard_count_; }
+  std::int64_t copies() const { return rank_.count / shard_count_; }
 
   /// Says what this rank is about to do.
   void enter(Phase phase, std::int64_t step = 0);
@@ -59,11 +65,14 @@ class World {
   };
   Pending begin_sum(const at::Tensor& values);
 
-  /// As begin_sum(): `part` [n] of each rank, in order, into `whole` [ranks * n] of every rank.
+  /// As begin_sum(), over the ranks that have the same slice of the other copies.
+  Pending begin_sum_over_copies(const at::Tensor& values);
+
+  /// As begin_sum(), among the ranks of one copy: `part` [n] of each, in order, into `whole` [shard_count * n] of all.
   Pending begin_gather(const at::Tensor& whole, const at::Tensor& part);
 
-  /// As begin_sum(), of which each rank gets only its own slice of `values` [ranks * n], in place; what the others'
-  /// slices hold afterwards is nobody's business.
+  /// As begin_sum(), over the ranks of one copy, of which each gets only its own slice of `values` [shard_count * n],
+  /// in place; what the others' slices hold afterwards is nobody's business.
   Pending begin_sum_of_slices(const at::Tensor& values);
 
   /// What rank `root` has in `values`, for everybody, in place. Returns when it is there.
@@ -78,7 +87,7 @@ class World {
  private:
   struct Parts;
   Rank rank_;
-  std::int64_t hosts_ = 1;
+  std::int64_t hosts_ = 1, shard_count_ = 1;
   std::unique_ptr<Parts> parts_;  // null alone
 };
 

@@ -134,9 +134,10 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
     items = {{"CUDA context, about", kCudaContextBytes}, {"cuBLAS", kCublasBytes}};
   else
     items = {{"program", program_bytes()}};
-  const bool sharded = recipe.distributed.strategy == Strategy::shard && plan.ranks > 1;
-  const std::int64_t ranks = sharded ? plan.ranks : 1,  // that share the model
-      state_ranks = full ? ranks : 1;                   // adapters are small: every rank has them whole
+  const std::int64_t of_a_copy = recipe.distributed.shard_size > 0 ? recipe.distributed.shard_size : plan.ranks;
+  const bool sharded = recipe.distributed.strategy == Strategy::shard && plan.ranks > 1 && of_a_copy > 1;
+  const std::int64_t ranks = sharded ? of_a_copy : 1,  // that share the model
+      state_ranks = full ? ranks : 1;                  // adapters are small: every rank has them whole
   items.push_back({"base weights", plan.parameters * element / ranks});
   if (full && element != 4) items.push_back({"fp32 masters", trained * 4 / state_ranks});
   if (!full)
