@@ -4,9 +4,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
-#include <sched.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -25,13 +23,6 @@ std::int64_t local_rank = 0;
 std::int64_t visible_gpus() { return at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0; }
 
 void choose_gpu(std::int64_t number) { local_rank = number; }
-
-void share_cores(std::int64_t local_ranks) {
-  cpu_set_t allowed;
-  const int cores = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : at::get_num_threads();
-  const int share = std::max(1, static_cast<int>(cores / local_ranks));
-  if (at::get_num_threads() > share) at::set_num_threads(share);
-}
 
 std::string chosen_device(Device wanted) {
   const std::int64_t gpus = visible_gpus();

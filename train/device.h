@@ -17,10 +17,6 @@ std::int64_t visible_gpus();
 /// each rank its own. Call before everything else.
 void choose_gpu(std::int64_t local_rank);
 
-/// Divides this host's cores among its ranks: threads of products and kernels, at least one. A number of threads that
-/// the user set (OMP_NUM_THREADS) stays as long as the cores suffice.
-void share_cores(std::int64_t local_ranks);
-
 /// Whether train.device: auto would find a GPU, told without touching one: by what was built and the driver's file.
 bool gpu_expected();
 

@@ -22,23 +22,26 @@ def loopback_bytes():
     return int(line.split()[9])
 
 
-def run(binary, folder, case, ranks):
+def run(binary, folder, case, ranks, batch=BATCH, cores=None, strategy="ddp"):
+    """Of a step: tokens a second, bytes that all ranks send together, and the least that ddp's sum takes."""
     mode, precision = case.split("-")
     output, path = folder / f"{case}-{ranks}", folder / f"{case}-{ranks}.yaml"
-    text = recipe(folder / "model", folder / "rows.jsonl", output, mode, precision)
-    path.write_text(text.replace(f"per_device_train_batch_size: {BATCH}", f"per_device_train_batch_size: {BATCH // ranks}"))
+    path.write_text(recipe(folder / "model", folder / "rows.jsonl", output, mode, precision))
     before = loopback_bytes()
     command = [binary, "run", "--recipe", path, "--resume", "never", *([f"--nproc={ranks}"] if ranks > 1 else [])]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, CORES))
+    command += ["--set", f"train.global_batch_size={batch}", "--set", f"train.per_device_train_batch_size={batch // ranks}"]
+    command += ["--set", f"distributed.strategy={strategy}"]
+    bind = lambda: os.sched_setaffinity(0, cores or CORES)  # noqa: E731
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bind)
     if done.returncode != 0:
         sys.exit(done.stderr)
     steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert steps[-1]["tokens"] == (WARMUP + STEPS) * BATCH * TOKENS
+    assert steps[-1]["tokens"] == (WARMUP + STEPS) * batch * TOKENS
     trained = json.loads((output / "run.json").read_text())["plan"]["trainable_parameters"]
-    least = 2 * (ranks - 1) / ranks * 4 * trained * ranks * (WARMUP + STEPS)
     return {
         "tokens_per_s": statistics.median(step["tokens_per_s"] for step in steps[WARMUP:]),
-        "wire": (loopback_bytes() - before) / least if least else None,
+        "bytes": (loopback_bytes() - before) / (WARMUP + STEPS),
+        "least": 2 * (ranks - 1) * 4 * trained,
     }
 
 
@@ -51,7 +54,7 @@ def main():
                 alone.append(run(arguments.binary, folder, case, 1))
                 shared.append(run(arguments.binary, folder, case, 2))
             ratios = sorted(b["tokens_per_s"] / a["tokens_per_s"] for a, b in zip(alone, shared))
-            wire = sorted(b["wire"] for b in shared)
+            wire = sorted(b["bytes"] / b["least"] for b in shared)
             print(f"{case}: two ranks at {statistics.median(ratios):.2f} x the speed of one "
                   f"({ratios[0]:.2f} ... {ratios[-1]:.2f}); bytes on the wire {statistics.median(wire):.3f} x the least "
                   f"({wire[0]:.3f} ... {wire[-1]:.3f})", flush=True)  # fmt: skip

@@ -108,6 +108,18 @@ def test_a_stopped_rank_is_named_after_the_timeout(job, tmp_path, victim):
     assert re.search(rf"rank {victim} of 3 \(.*, pid {pids[victim]}\) in \w+, step \d+ gives no sign of life", told), told
 
 
+def test_cores_are_divided_and_no_core_computes_for_two(job, tmp_path):
+    root, recipe = job
+    ranks = len(os.sched_getaffinity(0))
+    run = start(recipe, tmp_path, ranks=ranks)
+    wait_for_step(run, tmp_path, 2)
+    cores = [os.sched_getaffinity(heartbeat(tmp_path, rank)["pid"]) for rank in range(ranks)]
+    run.send_signal(signal.SIGTERM)
+    _, told = run.communicate(timeout=60)
+    assert set.union(*cores) == os.sched_getaffinity(0) and sum(map(len, cores)) == ranks, cores
+    assert "1 threads each" in told
+
+
 @pytest.mark.parametrize("more", [[], [SHARD], [SHARD, "--set=adapter.type=none"]], ids=" ".join)
 def test_a_stop_leaves_one_checkpoint_and_goes_on(job, tmp_path, more):
     root, recipe = job

@@ -12,7 +12,6 @@ namespace tune {
 
 int as_rank(const Rank& rank, const std::filesystem::path& output_dir, const std::function<int(World&)>& work) {
   choose_gpu(rank.local_number);
-  if (rank.local_count > 1) share_cores(rank.local_count);
   World world;
   if (rank.count == 1) return work(world);
   try {

@@ -16,6 +16,7 @@
 #include "tools/verbs/launch_argument.h"
 #include "tools/verbs/verbs.h"
 #include "train/device.h"
+#include "train/parallel/cores.h"
 #include "train/parallel/world.h"
 
 namespace tune {
@@ -112,6 +113,7 @@ int examine_ranks(const boost::program_options::variables_map& values, const std
   return as_rank(rank, folder(), [&](World& world) {
     const std::string name = chosen_device(device);
     world.meet(rank, {.timeout_seconds = 30}, name, folder(), {{"program", program_version()}});
+    bind_cores(world, name);
     return measure(world, name);
   });
 }

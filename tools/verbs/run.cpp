@@ -20,6 +20,7 @@
 #include "tools/verbs/verbs.h"
 #include "tools/verbs/verification.h"
 #include "train/device.h"
+#include "train/parallel/cores.h"
 #include "train/parallel/world.h"
 #include "train/stop.h"
 #include "train/trainer.h"
@@ -138,6 +139,7 @@ int run_as_rank(const Recipe& recipe, const std::string& resume, const Rank& ran
     if (rank.count > 1) {
       const std::string device = chosen_device(recipe.train.device);
       world.meet(rank, recipe.distributed, device, recipe.output_dir, facts_to_agree_on(recipe, device));
+      bind_cores(world, device);
       if (rank.writes())
         tell("{} ranks on {} host{}, by {}: {} each\n", rank.count, world.hosts(), world.hosts() == 1 ? "" : "s",
              rank.source, device_name(device));

@@ -31,8 +31,9 @@ at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, co
                               const std::vector<std::int32_t>& document_starts, const AttentionShape& shape);
 
 struct DeviceFacts {
-  std::string name;    // "NVIDIA H200"
-  int capability = 0;  // 90
+  std::string name;         // "NVIDIA H200"
+  int capability = 0;       // 90
+  std::string pci_address;  // "0000:1b:00.0", as /sys/bus/pci/devices has it
 };
 DeviceFacts device_facts(const at::Device& device);
 
