@@ -9,12 +9,8 @@
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
-#include "checkpoints/files/file_system.h"
-#include "checkpoints/peft/adapter_folder.h"
-#include "checkpoints/training/background_save.h"
 #include "checkpoints/training/restore.h"
 #include "checkpoints/training/retention.h"
-#include "checkpoints/training/save.h"
 #include "data/loader.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
@@ -29,6 +25,7 @@
 #include "train/parallel/gradient_sum.h"
 #include "train/parallel/sharded_weights.h"
 #include "train/plan/plan.h"
+#include "train/run_checkpoints.h"
 #include "train/run_record.h"
 #include "train/step.h"
 #include "train/stop.h"
@@ -39,36 +36,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
-  return {.base_model_name_or_path = recipe.model.base_model,
-          .r = recipe.adapter.lora_r,
-          .lora_alpha = recipe.adapter.lora_alpha,
-          // PEFT refuses dropout on experts; it has no effect on a finished adapter
-          .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
-          .target_modules = adapted_modules(recipe.adapter, config)};
-}
-
-// Views of the masters' own memory; on a GPU `host` keeps the copies alive.
-std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, std::vector<at::Tensor>& host) {
-  std::vector<NamedBytes> result;
-  for (const Parameter& parameter : parameters) {
-    const at::Tensor values = parameter.master.cpu().contiguous();
-    host.push_back(values);
-    result.push_back({.name = parameter.name,
-                      .dtype = "F32",
-                      .shape = values.sizes().vec(),
-                      .bytes = {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}});
-  }
-  return result;
-}
-
-void restore_parameter(Parameter& parameter, const LoadedCheckpoint& checkpoint) {
-  at::Tensor values = at::empty(parameter.master.sizes(), at::kFloat);
-  checkpoint.read(parameter.name, {static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes()});
-  parameter.master.copy_(values);
-  if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
-}
 
 Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
   recipe.train.device = chosen_device(recipe.train.device) == "cpu" ? Device::cpu : Device::cuda;
@@ -108,16 +75,10 @@ class Run {
 
  private:
   void prepare_folder(const ResumeOption& resume) const;
-  std::optional<LoadedCheckpoint> find_checkpoint(const ResumeOption& resume);
   void restore(const ResumeOption& resume);
   void log(const StepOutcome& outcome, double seconds);
   bool evaluate_when_due();
-  TrainingState state(std::vector<at::Tensor>& host);
-  void require_disk();
   void save();
-  BackgroundSave::Write whole_writer() const;
-  BackgroundSave::Write part_writer();
-  void save_adapter() const;
   GenerateOptions sampling() const { return {recipe_.eval.sample_max_tokens, 0.0, recipe_.train.seed, {}}; }
   std::optional<std::vector<std::string>> sample_answers();
   std::optional<std::vector<std::string>> sample_answers_together();
@@ -133,11 +94,10 @@ class Run {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<GradientSum> gradient_sum_;
+  std::optional<RunCheckpoints> checkpoints_;
   std::unique_ptr<Reporter> reporter_;  // of the rank that writes
-  std::int64_t step_ = 0, resumed_from_ = 0, saved_ = -1;
+  std::int64_t step_ = 0, resumed_from_ = 0;
   std::int64_t tokens_ = 0, trained_tokens_ = 0;  // since step 0
-  BackgroundSave background_save_;
-  std::optional<UninterruptedWrite> unfinished_save_;
 };
 
 Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
@@ -157,10 +117,11 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   std::vector<Parameter> none;  // slices are sums over the ranks already
   gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
+  checkpoints_.emplace(recipe_, world_, *decoder_, *optimizer_);
   if (world.rank().writes()) prepare_folder(resume);
   restore(resume);
   if (!world.rank().writes()) return;
-  require_disk();
+  checkpoints_->require_disk(plan_, step_);
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
@@ -183,29 +144,11 @@ void Run::prepare_folder(const ResumeOption& resume) const {
   remove_event_files(folder_ / "tensorboard");
 }
 
-// Rank 0 chooses, so that all go on from the same one.
-std::optional<LoadedCheckpoint> Run::find_checkpoint(const ResumeOption& resume) {
-  if (resume.mode == ResumeOption::Mode::never) return std::nullopt;
-  if (resume.mode == ResumeOption::Mode::folder) return load_checkpoint(resume.folder);
-  std::optional<LoadedCheckpoint> checkpoint;
-  const std::string chosen = world_.from_first([&] {
-    std::vector<std::string> warnings;
-    checkpoint = find_newest_checkpoint(folder_, &warnings);
-    for (const std::string& warning : warnings) tell("warning: {}\n", warning);
-    return checkpoint ? checkpoint->folder().string() : std::string();
-  });
-  if (!checkpoint && !chosen.empty()) checkpoint = load_checkpoint(chosen);
-  return checkpoint;
-}
-
 void Run::restore(const ResumeOption& resume) {
-  const std::optional<LoadedCheckpoint> checkpoint = find_checkpoint(resume);
+  const std::optional<LoadedCheckpoint> checkpoint = checkpoints_->find(resume);
   if (!checkpoint) return;
   record_.adopt(checkpoint->facts(), checkpoint->folder());
-  for (Parameter& parameter : decoder_->trained()) restore_parameter(parameter, *checkpoint);
-  optimizer_->restore(
-      [&](std::string_view name, std::span<std::byte> destination) { checkpoint->read(name, destination); },
-      checkpoint->step());
+  checkpoints_->restore(*checkpoint);
   step_ = resumed_from_ = checkpoint->step();
   tokens_ = std::stoll(checkpoint->facts().at("tokens"));
   trained_tokens_ = std::stoll(checkpoint->facts().at("trained_tokens"));
@@ -234,8 +177,7 @@ RunResult Run::train() {
     tokens_ += outcome->tokens;
     trained_tokens_ += outcome->trained_tokens;
     record_.latest.reset();
-    background_save_.check();
-    if (!background_save_.running()) unfinished_save_.reset();
+    checkpoints_->check();
     log(*outcome, seconds_since(step_start));
     going = (world_.alone() || !outcome->stop_requested) && evaluate_when_due();
     if (going && (due(recipe_.save.save_steps) || step_ == plan_.steps)) save();
@@ -247,13 +189,13 @@ RunResult Run::train() {
     result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], (*after)[i]});
   result.interrupted = !after;
   const UninterruptedWrite until_the_end;
-  if (result.interrupted && saved_ != step_) save();
-  background_save_.finish();
+  if (result.interrupted && checkpoints_->saved() != step_) save();
+  checkpoints_->finish();
   result.before = record_.before;
   result.after = record_.latest;
   if (!world_.rank().writes()) return result;
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
-  if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) save_adapter();
+  if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) checkpoints_->write_final_adapter();
   if (!result.interrupted && recipe_.adapter.type == AdapterType::none) {
     // The last step has been saved: where no rank has the whole, the checkpoint does.
     if (decoder_->trains_slices())
@@ -302,83 +244,11 @@ bool Run::evaluate_when_due() {
   return true;
 }
 
-// host: keeps copies alive.
-TrainingState Run::state(std::vector<at::Tensor>& host) {
-  TrainingState state;
-  state.step = step_;
-  state.weights = trained_bytes(decoder_->trained(), host);
-  state.optimizer = optimizer_->state();
-  state.facts = record_.facts();
-  state.facts["tokens"] = std::to_string(tokens_);
-  state.facts["trained_tokens"] = std::to_string(trained_tokens_);
-  return state;
-}
-
-// A disk that is too small is found before the first step, not after a night.
-void Run::require_disk() {
-  const std::int64_t every = recipe_.save.save_steps > 0 ? recipe_.save.save_steps : plan_.steps;
-  const std::int64_t to_come = (plan_.steps + every - 1) / every - step_ / every, limit = recipe_.save.save_total_limit;
-  const auto there = static_cast<std::int64_t>(list_checkpoints(folder_).size());
-  // The oldest goes when the newest is whole: for a moment there is one more than the limit.
-  const std::int64_t more = limit > 0 ? std::min(to_come, std::max<std::int64_t>(limit + 1 - there, 1)) : to_come;
-  if (step_ == plan_.steps || more < 1) return;
-  const std::int64_t values = plan_.trainable_parameters * (recipe_.train.optim == OptimizerType::adamw ? 3 : 1);
-  constexpr std::int64_t kHeaders = 1 << 20;
-  const auto bytes = static_cast<std::uint64_t>(more * (values * std::int64_t{sizeof(float)} + kHeaders));
-  require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
-}
-
-// In the background, except where a copy would double what full fine-tuning keeps in the host's memory.
 void Run::save() {
-  saved_ = step_;
-  const bool full = recipe_.adapter.type == AdapterType::none;
-  if (!decoder_->trains_slices() && !world_.rank().writes()) return;
-  world_.enter(Phase::saving, step_);
-  unfinished_save_.emplace();
-  const BackgroundSave::Write write = decoder_->trains_slices() ? part_writer() : whole_writer();
-  if (!write) return;
-  std::vector<at::Tensor> host;
-  if (full && decoder_->options().device == "cpu")
-    write(state(host));
-  else
-    background_save_.begin(state(host), write);
-}
-
-BackgroundSave::Write Run::whole_writer() const {
-  const auto adapter = recipe_.adapter.type == AdapterType::none
-                           ? std::nullopt
-                           : std::optional(adapter_config(recipe_, inputs_.base.config));
-  return [output = folder_, limit = recipe_.save.save_total_limit, adapter](const TrainingState& state) {
-    save_checkpoint(output, state, adapter);
-    retain_checkpoints(output, limit);
-  };
-}
-
-// Every rank of the first copy writes its slices into the folder that rank 0 makes, and names when all are there. Null
-// for the other copies' ranks.
-BackgroundSave::Write Run::part_writer() {
-  std::shared_ptr<AtomicFolder> made;
-  const std::string path = world_.from_first([&] {
-    made = std::make_shared<AtomicFolder>(checkpoint_path(folder_, step_));
-    return made->path().string();
-  });
-  const std::int64_t number = world_.rank().number, count = world_.shard_count();
-  if (number >= count) return nullptr;
-  return
-      [made, path, number, count, output = folder_, limit = recipe_.save.save_total_limit](const TrainingState& state) {
-        save_part(path, state, number, count);
-        if (!made) return;
-        finish_parts(*made, state, count);
-        retain_checkpoints(output, limit);
-      };
-}
-
-void Run::save_adapter() const {
-  AtomicFolder final_folder(folder_ / "final");
-  std::vector<at::Tensor> host;
-  write_adapter(final_folder.path(), adapter_config(recipe_, inputs_.base.config),
-                trained_bytes(decoder_->trained(), host));
-  final_folder.commit();
+  std::map<std::string, std::string> facts = record_.facts();
+  facts["tokens"] = std::to_string(tokens_);
+  facts["trained_tokens"] = std::to_string(trained_tokens_);
+  checkpoints_->save(step_, facts);
 }
 
 // Nothing when a stop was asked for meanwhile, of any rank. The ranks share the prompts.

@@ -9,14 +9,9 @@
 #include "recipes/schema/recipe.h"
 #include "train/evaluate.h"
 #include "train/parallel/world.h"
+#include "train/run_checkpoints.h"
 
 namespace tune {
-
-/// Which checkpoint to go on from. automatic: the newest whole one in output_dir, or the start.
-struct ResumeOption {
-  enum class Mode { automatic, never, folder } mode = Mode::automatic;
-  std::filesystem::path folder;  // a checkpoint-<step>
-};
 
 struct Sample {
   std::string prompt, before, after;

@@ -33,6 +33,17 @@ TEST_F(Nccl, SumsAndGathersOverAllGpus) {
     std::vector<at::Tensor> tensors = {values};
     backend->allreduce(tensors)->wait();
     if (!values.equal(expected)) problems[static_cast<std::size_t>(number)] = "the sum is wrong";
+    // A shard's two: each rank's slice of the sum, then all slices of all ranks.
+    const std::int64_t each = kValues / ranks;
+    at::Tensor whole = (expected * static_cast<double>(number + 1)).narrow(0, 0, each * ranks);
+    at::Tensor mine = whole.narrow(0, number * each, each);
+    sum_slices(*backend, whole, mine)->wait();
+    if (!mine.equal((expected * (static_cast<double>(ranks) * (ranks + 1) / 2)).narrow(0, number * each, each)))
+      problems[static_cast<std::size_t>(number)] = "the sum of slices is wrong";
+    mine.copy_(expected.narrow(0, number * each, each));
+    gather_slices(*backend, whole, mine)->wait();
+    if (!whole.equal(expected.narrow(0, 0, each * ranks)))
+      problems[static_cast<std::size_t>(number)] = "what was gathered is wrong";
     constexpr int kRounds = 5;
     c10::cuda::device_synchronize();
     const auto start = std::chrono::steady_clock::now();

@@ -82,23 +82,6 @@ std::pair<std::string, std::string> first_difference(const std::string& one, con
   return {trimmed(a), trimmed(b)};
 }
 
-// LibTorch 2.15 has renamed these two, and deprecates the older names.
-template <typename Backend>
-c10::intrusive_ptr<c10d::Work> gather(Backend& backend, at::Tensor& whole, at::Tensor& part) {
-  if constexpr (requires { backend.all_gather_single(whole, part); })
-    return backend.all_gather_single(whole, part);
-  else
-    return backend._allgather_base(whole, part);
-}
-
-template <typename Backend>
-c10::intrusive_ptr<c10d::Work> reduce_scatter(Backend& backend, at::Tensor& part, at::Tensor& whole) {
-  if constexpr (requires { backend.reduce_scatter_single(part, whole); })
-    return backend.reduce_scatter_single(part, whole);
-  else
-    return backend._reduce_scatter_base(part, whole);
-}
-
 }  // namespace
 
 struct World::Parts {
@@ -306,7 +289,7 @@ World::Pending World::begin_gather(const at::Tensor& whole, const at::Tensor& pa
   at::Tensor mine = whole.narrow(0, shard_number() * each, each), all = whole;
   mine.copy_(part);
   return parts_->pending("the gathering of weights", [&] {
-    if (whole.is_cuda()) return Works{gather(*parts_->shards.device, all, mine)};
+    if (whole.is_cuda()) return Works{gather_slices(*parts_->shards.device, all, mine)};
     return parts_->of_each_slice(whole, shard_count_, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
       c10d::BroadcastOptions options;
       options.rootRank = owner;
@@ -321,7 +304,7 @@ World::Pending World::begin_sum_of_slices(const at::Tensor& values) {
     if (values.is_cuda()) {
       const std::int64_t each = values.numel() / shard_count_;
       at::Tensor mine = values.narrow(0, shard_number() * each, each), all = values;
-      return Works{reduce_scatter(*parts_->shards.device, mine, all)};
+      return Works{sum_slices(*parts_->shards.device, all, mine)};
     }
     return parts_->of_each_slice(values, shard_count_, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
       c10d::ReduceOptions options;

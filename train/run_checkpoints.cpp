@@ -1,0 +1,157 @@
+#include "train/run_checkpoints.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "checkpoints/files/atomic_folder.h"
+#include "checkpoints/files/file_system.h"
+#include "checkpoints/peft/adapter_folder.h"
+#include "checkpoints/training/retention.h"
+#include "checkpoints/training/save.h"
+#include "recipes/schema/tell.h"
+
+namespace tune {
+namespace {
+
+AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
+  return {.base_model_name_or_path = recipe.model.base_model,
+          .r = recipe.adapter.lora_r,
+          .lora_alpha = recipe.adapter.lora_alpha,
+          // PEFT refuses dropout on experts; it has no effect on a finished adapter
+          .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
+          .target_modules = adapted_modules(recipe.adapter, config)};
+}
+
+// Views of the masters' own memory; on a GPU `host` keeps the copies alive.
+std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, std::vector<at::Tensor>& host) {
+  std::vector<NamedBytes> result;
+  for (const Parameter& parameter : parameters) {
+    const at::Tensor values = parameter.master.cpu().contiguous();
+    host.push_back(values);
+    result.push_back({.name = parameter.name,
+                      .dtype = "F32",
+                      .shape = values.sizes().vec(),
+                      .bytes = {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}});
+  }
+  return result;
+}
+
+void restore_parameter(Parameter& parameter, const LoadedCheckpoint& checkpoint) {
+  at::Tensor values = at::empty(parameter.master.sizes(), at::kFloat);
+  checkpoint.read(parameter.name, {static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes()});
+  parameter.master.copy_(values);
+  if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
+}
+
+}  // namespace
+
+RunCheckpoints::RunCheckpoints(const Recipe& recipe, World& world, Decoder& decoder, Optimizer& optimizer)
+    : recipe_(recipe), folder_(recipe.output_dir), world_(world), decoder_(decoder), optimizer_(optimizer) {}
+
+std::optional<LoadedCheckpoint> RunCheckpoints::find(const ResumeOption& resume) const {
+  if (resume.mode == ResumeOption::Mode::never) return std::nullopt;
+  if (resume.mode == ResumeOption::Mode::folder) return load_checkpoint(resume.folder);
+  std::optional<LoadedCheckpoint> checkpoint;
+  const std::string chosen = world_.from_first([&] {
+    std::vector<std::string> warnings;
+    checkpoint = find_newest_checkpoint(folder_, &warnings);
+    for (const std::string& warning : warnings) tell("warning: {}\n", warning);
+    return checkpoint ? checkpoint->folder().string() : std::string();
+  });
+  if (!checkpoint && !chosen.empty()) checkpoint = load_checkpoint(chosen);
+  return checkpoint;
+}
+
+void RunCheckpoints::restore(const LoadedCheckpoint& checkpoint) {
+  for (Parameter& parameter : decoder_.trained()) restore_parameter(parameter, checkpoint);
+  optimizer_.restore(
+      [&](std::string_view name, std::span<std::byte> destination) { checkpoint.read(name, destination); },
+      checkpoint.step());
+}
+
+// host: keeps copies alive.
+TrainingState RunCheckpoints::state(std::int64_t step, const std::map<std::string, std::string>& facts,
+                                    std::vector<at::Tensor>& host) const {
+  TrainingState state;
+  state.step = step;
+  state.weights = trained_bytes(decoder_.trained(), host);
+  state.optimizer = optimizer_.state();
+  state.facts = facts;
+  return state;
+}
+
+void RunCheckpoints::require_disk(const Plan& plan, std::int64_t step) const {
+  const std::int64_t every = recipe_.save.save_steps > 0 ? recipe_.save.save_steps : plan.steps;
+  const std::int64_t to_come = (plan.steps + every - 1) / every - step / every, limit = recipe_.save.save_total_limit;
+  const auto there = static_cast<std::int64_t>(list_checkpoints(folder_).size());
+  // The oldest goes when the newest is whole: for a moment there is one more than the limit.
+  const std::int64_t more = limit > 0 ? std::min(to_come, std::max<std::int64_t>(limit + 1 - there, 1)) : to_come;
+  if (step == plan.steps || more < 1) return;
+  const std::int64_t values = plan.trainable_parameters * (recipe_.train.optim == OptimizerType::adamw ? 3 : 1);
+  constexpr std::int64_t kHeaders = 1 << 20;
+  const auto bytes = static_cast<std::uint64_t>(more * (values * std::int64_t{sizeof(float)} + kHeaders));
+  require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
+}
+
+void RunCheckpoints::save(std::int64_t step, const std::map<std::string, std::string>& facts) {
+  saved_ = step;
+  const bool full = recipe_.adapter.type == AdapterType::none;
+  if (!decoder_.trains_slices() && !world_.rank().writes()) return;
+  world_.enter(Phase::saving, step);
+  unfinished_.emplace();
+  background_.finish();  // it clears up behind itself, where the next one begins now
+  const BackgroundSave::Write write = decoder_.trains_slices() ? part_writer(step) : whole_writer();
+  if (!write) return;
+  std::vector<at::Tensor> host;
+  if (full && decoder_.options().device == "cpu")
+    write(state(step, facts, host));
+  else
+    background_.begin(state(step, facts, host), write);
+}
+
+BackgroundSave::Write RunCheckpoints::whole_writer() const {
+  const auto adapter = recipe_.adapter.type == AdapterType::none
+                           ? std::nullopt
+                           : std::optional(adapter_config(recipe_, decoder_.config()));
+  return [output = folder_, limit = recipe_.save.save_total_limit, adapter](const TrainingState& state) {
+    save_checkpoint(output, state, adapter);
+    retain_checkpoints(output, limit);
+  };
+}
+
+// Every rank of the first copy writes its slices into the folder that rank 0 makes, and names when all are there. Null
+// for the other copies' ranks.
+BackgroundSave::Write RunCheckpoints::part_writer(std::int64_t step) {
+  std::shared_ptr<AtomicFolder> made;
+  const std::string path = world_.from_first([&] {
+    made = std::make_shared<AtomicFolder>(checkpoint_path(folder_, step));
+    return made->path().string();
+  });
+  const std::int64_t number = world_.rank().number, count = world_.shard_count();
+  if (number >= count) return nullptr;
+  return
+      [made, path, number, count, output = folder_, limit = recipe_.save.save_total_limit](const TrainingState& state) {
+        save_part(path, state, number, count);
+        if (!made) return;
+        finish_parts(*made, state, count);
+        retain_checkpoints(output, limit);
+      };
+}
+
+void RunCheckpoints::write_final_adapter() const {
+  AtomicFolder final_folder(folder_ / "final");
+  std::vector<at::Tensor> host;
+  write_adapter(final_folder.path(), adapter_config(recipe_, decoder_.config()),
+                trained_bytes(decoder_.trained(), host));
+  final_folder.commit();
+}
+
+void RunCheckpoints::check() {
+  background_.check();
+  if (!background_.running()) unfinished_.reset();
+}
+
+}  // namespace tune

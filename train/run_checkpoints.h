@@ -1,0 +1,69 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "checkpoints/training/background_save.h"
+#include "checkpoints/training/restore.h"
+#include "recipes/schema/recipe.h"
+#include "train/model/decoder.h"
+#include "train/optim/optimizer.h"
+#include "train/parallel/world.h"
+#include "train/plan/plan.h"
+#include "train/stop.h"
+
+namespace tune {
+
+/// Which checkpoint to go on from. automatic: the newest whole one in output_dir, or the start.
+struct ResumeOption {
+  enum class Mode { automatic, never, folder } mode = Mode::automatic;
+  std::filesystem::path folder;  // a checkpoint-<step>
+};
+
+/// The checkpoints of one run, and the adapter that it leaves. Weights that are the same on every rank are written by
+/// rank 0, slices by the ranks of the first copy, each its part. Every rank calls find() and save(); all arguments of
+/// the constructor must outlive it.
+class RunCheckpoints {
+ public:
+  RunCheckpoints(const Recipe& recipe, World& world, Decoder& decoder, Optimizer& optimizer);
+
+  /// Rank 0 chooses, so that all go on from the same one.
+  std::optional<LoadedCheckpoint> find(const ResumeOption& resume) const;
+
+  /// Weights and optimizer state. Error{Fault::data} when it belongs to another model.
+  void restore(const LoadedCheckpoint& checkpoint);
+
+  /// A disk that is too small is found before the first step, not after a night. Error{Fault::running}.
+  void require_disk(const Plan& plan, std::int64_t step) const;
+
+  /// checkpoint-<step>, in the background, except where a copy would double what full fine-tuning keeps in the host's
+  /// memory.
+  void save(std::int64_t step, const std::map<std::string, std::string>& facts);
+  std::int64_t saved() const { return saved_; }  // the last step that save() was called for here, else -1
+
+  /// Throws what a save in the background threw; finish() waits for it.
+  void check();
+  void finish() { background_.finish(); }
+
+  /// output_dir/final, as PEFT reads it. By the rank that writes.
+  void write_final_adapter() const;
+
+ private:
+  TrainingState state(std::int64_t step, const std::map<std::string, std::string>& facts,
+                      std::vector<at::Tensor>& host) const;
+  BackgroundSave::Write whole_writer() const;
+  BackgroundSave::Write part_writer(std::int64_t step);
+
+  const Recipe& recipe_;
+  const std::filesystem::path folder_;
+  World& world_;
+  Decoder& decoder_;
+  Optimizer& optimizer_;
+  std::int64_t saved_ = -1;
+  BackgroundSave background_;
+  std::optional<UninterruptedWrite> unfinished_;
+};
+
+}  // namespace tune
