@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/files/file_system.h"
@@ -15,15 +16,6 @@
 
 namespace tune {
 namespace {
-
-AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
-  return {.base_model_name_or_path = recipe.model.base_model,
-          .r = recipe.adapter.lora_r,
-          .lora_alpha = recipe.adapter.lora_alpha,
-          // PEFT refuses dropout on experts; it has no effect on a finished adapter
-          .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
-          .target_modules = adapted_modules(recipe.adapter, config)};
-}
 
 // Views of the masters' own memory; on a GPU `host` keeps the copies alive.
 std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, std::vector<at::Tensor>& host) {
@@ -48,8 +40,15 @@ void restore_parameter(Parameter& parameter, const LoadedCheckpoint& checkpoint)
 
 }  // namespace
 
-RunCheckpoints::RunCheckpoints(const Recipe& recipe, World& world, Decoder& decoder, Optimizer& optimizer)
-    : recipe_(recipe), folder_(recipe.output_dir), world_(world), decoder_(decoder), optimizer_(optimizer) {}
+RunCheckpoints::RunCheckpoints(std::filesystem::path output_dir, const SaveOptions& options,
+                               std::optional<AdapterConfig> adapter, World& world, Decoder& decoder,
+                               Optimizer& optimizer)
+    : folder_(std::move(output_dir)),
+      options_(options),
+      adapter_(std::move(adapter)),
+      world_(world),
+      decoder_(decoder),
+      optimizer_(optimizer) {}
 
 std::optional<LoadedCheckpoint> RunCheckpoints::find(const ResumeOption& resume) const {
   if (resume.mode == ResumeOption::Mode::never) return std::nullopt;
@@ -83,14 +82,13 @@ TrainingState RunCheckpoints::state(std::int64_t step, const std::map<std::strin
   return state;
 }
 
-void RunCheckpoints::require_disk(const Plan& plan, std::int64_t step) const {
-  const std::int64_t every = recipe_.save.save_steps > 0 ? recipe_.save.save_steps : plan.steps;
-  const std::int64_t to_come = (plan.steps + every - 1) / every - step / every, limit = recipe_.save.save_total_limit;
+void RunCheckpoints::require_disk(std::int64_t values, std::int64_t step, std::int64_t steps) const {
+  const std::int64_t every = options_.save_steps > 0 ? options_.save_steps : steps;
+  const std::int64_t to_come = (steps + every - 1) / every - step / every, limit = options_.save_total_limit;
   const auto there = static_cast<std::int64_t>(list_checkpoints(folder_).size());
   // The oldest goes when the newest is whole: for a moment there is one more than the limit.
   const std::int64_t more = limit > 0 ? std::min(to_come, std::max<std::int64_t>(limit + 1 - there, 1)) : to_come;
-  if (step == plan.steps || more < 1) return;
-  const std::int64_t values = plan.trainable_parameters * (recipe_.train.optim == OptimizerType::adamw ? 3 : 1);
+  if (step == steps || more < 1) return;
   constexpr std::int64_t kHeaders = 1 << 20;
   const auto bytes = static_cast<std::uint64_t>(more * (values * std::int64_t{sizeof(float)} + kHeaders));
   require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
@@ -98,7 +96,6 @@ void RunCheckpoints::require_disk(const Plan& plan, std::int64_t step) const {
 
 void RunCheckpoints::save(std::int64_t step, const std::map<std::string, std::string>& facts) {
   saved_ = step;
-  const bool full = recipe_.adapter.type == AdapterType::none;
   if (!decoder_.trains_slices() && !world_.rank().writes()) return;
   world_.enter(Phase::saving, step);
   unfinished_.emplace();
@@ -106,17 +103,14 @@ void RunCheckpoints::save(std::int64_t step, const std::map<std::string, std::st
   const BackgroundSave::Write write = decoder_.trains_slices() ? part_writer(step) : whole_writer();
   if (!write) return;
   std::vector<at::Tensor> host;
-  if (full && decoder_.options().device == "cpu")
+  if (!adapter_ && decoder_.options().device == "cpu")
     write(state(step, facts, host));
   else
     background_.begin(state(step, facts, host), write);
 }
 
 BackgroundSave::Write RunCheckpoints::whole_writer() const {
-  const auto adapter = recipe_.adapter.type == AdapterType::none
-                           ? std::nullopt
-                           : std::optional(adapter_config(recipe_, decoder_.config()));
-  return [output = folder_, limit = recipe_.save.save_total_limit, adapter](const TrainingState& state) {
+  return [output = folder_, limit = options_.save_total_limit, adapter = adapter_](const TrainingState& state) {
     save_checkpoint(output, state, adapter);
     retain_checkpoints(output, limit);
   };
@@ -132,20 +126,18 @@ BackgroundSave::Write RunCheckpoints::part_writer(std::int64_t step) {
   });
   const std::int64_t number = world_.rank().number, count = world_.shard_count();
   if (number >= count) return nullptr;
-  return
-      [made, path, number, count, output = folder_, limit = recipe_.save.save_total_limit](const TrainingState& state) {
-        save_part(path, state, number, count);
-        if (!made) return;
-        finish_parts(*made, state, count);
-        retain_checkpoints(output, limit);
-      };
+  return [made, path, number, count, output = folder_, limit = options_.save_total_limit](const TrainingState& state) {
+    save_part(path, state, number, count);
+    if (!made) return;
+    finish_parts(*made, state, count);
+    retain_checkpoints(output, limit);
+  };
 }
 
 void RunCheckpoints::write_final_adapter() const {
   AtomicFolder final_folder(folder_ / "final");
   std::vector<at::Tensor> host;
-  write_adapter(final_folder.path(), adapter_config(recipe_, decoder_.config()),
-                trained_bytes(decoder_.trained(), host));
+  write_adapter(final_folder.path(), *adapter_, trained_bytes(decoder_.trained(), host));
   final_folder.commit();
 }
 

@@ -5,13 +5,13 @@
 #include <optional>
 #include <string>
 
+#include "checkpoints/peft/adapter_config.h"
 #include "checkpoints/training/background_save.h"
 #include "checkpoints/training/restore.h"
 #include "recipes/schema/recipe.h"
 #include "train/model/decoder.h"
 #include "train/optim/optimizer.h"
 #include "train/parallel/world.h"
-#include "train/plan/plan.h"
 #include "train/stop.h"
 
 namespace tune {
@@ -23,11 +23,13 @@ struct ResumeOption {
 };
 
 /// The checkpoints of one run, and the adapter that it leaves. Weights that are the same on every rank are written by
-/// rank 0, slices by the ranks of the first copy, each its part. Every rank calls find() and save(); all arguments of
-/// the constructor must outlive it.
+/// rank 0, slices by the ranks of the first copy, each its part. Every rank calls find() and save(); world, decoder and
+/// optimizer must outlive it.
 class RunCheckpoints {
  public:
-  RunCheckpoints(const Recipe& recipe, World& world, Decoder& decoder, Optimizer& optimizer);
+  /// adapter: what PEFT has to know of it; nothing with full fine-tuning.
+  RunCheckpoints(std::filesystem::path output_dir, const SaveOptions& options, std::optional<AdapterConfig> adapter,
+                 World& world, Decoder& decoder, Optimizer& optimizer);
 
   /// Rank 0 chooses, so that all go on from the same one.
   std::optional<LoadedCheckpoint> find(const ResumeOption& resume) const;
@@ -35,8 +37,9 @@ class RunCheckpoints {
   /// Weights and optimizer state. Error{Fault::data} when it belongs to another model.
   void restore(const LoadedCheckpoint& checkpoint);
 
-  /// A disk that is too small is found before the first step, not after a night. Error{Fault::running}.
-  void require_disk(const Plan& plan, std::int64_t step) const;
+  /// A disk that is too small for the checkpoints of the steps to come, of so many fp32 values each, is found before
+  /// the first step, not after a night. Error{Fault::running}.
+  void require_disk(std::int64_t values, std::int64_t step, std::int64_t steps) const;
 
   /// checkpoint-<step>, in the background, except where a copy would double what full fine-tuning keeps in the host's
   /// memory.
@@ -56,8 +59,9 @@ class RunCheckpoints {
   BackgroundSave::Write whole_writer() const;
   BackgroundSave::Write part_writer(std::int64_t step);
 
-  const Recipe& recipe_;
   const std::filesystem::path folder_;
+  const SaveOptions options_;
+  const std::optional<AdapterConfig> adapter_;
   World& world_;
   Decoder& decoder_;
   Optimizer& optimizer_;

@@ -37,6 +37,15 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
+  return {.base_model_name_or_path = recipe.model.base_model,
+          .r = recipe.adapter.lora_r,
+          .lora_alpha = recipe.adapter.lora_alpha,
+          // PEFT refuses dropout on experts; it has no effect on a finished adapter
+          .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
+          .target_modules = adapted_modules(recipe.adapter, config)};
+}
+
 Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
   recipe.train.device = chosen_device(recipe.train.device) == "cpu" ? Device::cpu : Device::cuda;
   return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
@@ -117,19 +126,22 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   std::vector<Parameter> none;  // slices are sums over the ranks already
   gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
-  checkpoints_.emplace(recipe_, world_, *decoder_, *optimizer_);
+  const bool full = recipe_.adapter.type == AdapterType::none;
+  checkpoints_.emplace(folder_, recipe_.save,
+                       full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)), world_,
+                       *decoder_, *optimizer_);
   if (world.rank().writes()) prepare_folder(resume);
   restore(resume);
   if (!world.rank().writes()) return;
-  checkpoints_->require_disk(plan_, step_);
+  checkpoints_->require_disk(plan_.trainable_parameters * (recipe_.train.optim == OptimizerType::adamw ? 3 : 1), step_,
+                             plan_.steps);
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
   reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, record_.latest.has_value(), plan_.steps);
   reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {}{} on {}",
                              plan_.steps, plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6,
-                             plan_.parameters / 1e6,
-                             recipe_.adapter.type == AdapterType::none ? "full fine-tuning" : "LoRA",
+                             plan_.parameters / 1e6, full ? "full fine-tuning" : "LoRA",
                              decoder_->has_keeper() ? fmt::format(", sharded over {} ranks", world.shard_count()) : "",
                              device_name(decoder_->options().device)));
 }
