@@ -149,7 +149,8 @@ def test_what_a_strategy_sends():
     assert sent(LORA, Options("ddp", n)).wire == pytest.approx(ring * trained + scalars)
     assert sent(FULL, Options("ddp", n)).wire == pytest.approx(ring * shape.parameters() + scalars)
     layers = 2 * shape.layers * shape.layer_parameters()
-    twice, once = 2 * layers + 2 * head, layers + 2 * head  # both tables are gathered once
+    last = 2 * shape.layer_parameters()
+    twice, once = 2 * layers - last + 2 * head, layers + 2 * head  # both tables and the last layer are gathered once
     part = (n - 1) / n
     assert sent(LORA, Options("shard", n)).wire == pytest.approx(part * twice + ring * trained + scalars)
     assert sent(FULL, Options("shard", n)).wire == pytest.approx(part * (twice + 4 * shape.parameters()) + scalars)

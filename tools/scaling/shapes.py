@@ -132,12 +132,12 @@ def layer_unit(shape: Shape, method: Method) -> Unit:
 
 
 def units(shape: Shape, method: Method) -> list[Unit]:
-    """In the order of the forward pass. Tables are bf16, whatever the layers are."""
-    table, full = shape.table_parameters(), method.full
+    """In the order of the forward pass. Tables are at least bf16, however few bits the layers have."""
+    table, full, value = shape.table_parameters(), method.full, max(2.0, method.weight_bytes)
     gradient = table * method.gradient_bytes
-    embedding = Unit(2.0 * table, 0, 0, (gradient,) if full else (), 1)
+    embedding = Unit(value * table, 0, 0, (gradient,) if full else (), 1)
     norm = shape.hidden * method.gradient_bytes
-    head = Unit(2.0 * table, 2 * table, (4 if full else 2) * table, (gradient, norm) if full else (), 1)
+    head = Unit(value * table, 2 * table, (4 if full else 2) * table, (gradient, norm) if full else (), 1)
     return [embedding, *[layer_unit(shape, method)] * shape.layers, head]
 
 
@@ -194,7 +194,8 @@ class Sharding:
 def memory_bytes(shape: Shape, method: Method, tokens: int, recompute: bool, sharding: Sharding = Sharding()) -> float:
     """Of one GPU at the peak, with micro-batches of that many tokens."""
     trained, tape = trained_parameters(shape, method), tape_bytes(shape, method) * tokens
-    weights = shape.layers * shape.layer_parameters() * method.weight_bytes + 2 * 2 * shape.table_parameters()
+    weights = shape.layers * shape.layer_parameters() * method.weight_bytes
+    weights += 2 * max(2.0, method.weight_bytes) * shape.table_parameters()
     state = 4 + method.gradient_bytes + 8  # master, gradient, AdamW's two moments
     if method.full:
         held = (weights + trained * state) / sharding.shards

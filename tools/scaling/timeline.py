@@ -174,7 +174,8 @@ def step_tasks(job: Job, options: Options, tokens: int, micro_batches: int, reco
         for i in range(head):
             tasks.append(Task(seconds[i][0], gathers[i] if gathers_now else None))
         for position, i in enumerate(order):
-            again = gathers_now and (i == head or (parts[i].passes == 2 and not options.keep))
+            kept = options.keep or position == 1  # the last layer waits for its backward pass
+            again = gathers_now and (i == head or (parts[i].passes == 2 and not kept))
             own = sum(seconds[i]) if i == head else seconds[i][1]
             tasks.append(Task(own, gathers[i] if again else None, sends(position, micro == micro_batches - 1)))
     return tasks

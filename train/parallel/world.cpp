@@ -96,8 +96,6 @@ struct World::Parts {
 
   Group connect(const std::string& prefix, Rank rank, std::int64_t number, std::int64_t count, bool cuda);
   Pending pending(const char* what, const std::function<Works()>& begin);
-  template <typename Begin>  // begin(the slice, its owner) -> its work
-  static Works of_each_slice(const at::Tensor& whole, std::int64_t count, Begin&& begin);
   std::string read(const std::string& key) {
     const std::vector<std::uint8_t> bytes = store->get(key);
     return {bytes.begin(), bytes.end()};
@@ -255,18 +253,6 @@ World::Pending World::Parts::pending(const char* what, const std::function<Works
   return pending;
 }
 
-// Gloo's collectives of whole tensors go through a copy of the whole and take longer than one of each slice.
-template <typename Begin>
-Works World::Parts::of_each_slice(const at::Tensor& whole, std::int64_t count, Begin&& begin) {
-  Works works;
-  const std::int64_t each = whole.numel() / count;
-  for (std::int64_t owner = 0; owner < count; ++owner) {
-    std::vector<at::Tensor> slice = {whole.narrow(0, owner * each, each)};
-    works.push_back(begin(slice, owner));
-  }
-  return works;
-}
-
 World::Pending World::begin_sum(const at::Tensor& values) {
   if (alone()) return {};
   std::vector<at::Tensor> tensors = {values};
@@ -290,28 +276,37 @@ World::Pending World::begin_gather(const at::Tensor& whole, const at::Tensor& pa
   mine.copy_(part);
   return parts_->pending("the gathering of weights", [&] {
     if (whole.is_cuda()) return Works{gather_slices(*parts_->shards.device, all, mine)};
-    return parts_->of_each_slice(whole, shard_count_, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
+    // Gloo's own gather goes through a copy of the whole and takes several times as long as these.
+    Works works;
+    for (std::int64_t owner = 0; owner < shard_count_; ++owner) {
+      std::vector<at::Tensor> slice = {whole.narrow(0, owner * each, each)};
       c10d::BroadcastOptions options;
       options.rootRank = owner;
-      return parts_->shards.host->broadcast(slice, options);
-    });
+      works.push_back(parts_->shards.host->broadcast(slice, options));
+    }
+    return works;
   });
 }
 
 World::Pending World::begin_sum_of_slices(const at::Tensor& values) {
   if (alone()) return {};
-  return parts_->pending("the sum of gradients", [&] {
-    if (values.is_cuda()) {
-      const std::int64_t each = values.numel() / shard_count_;
-      at::Tensor mine = values.narrow(0, shard_number() * each, each), all = values;
-      return Works{sum_slices(*parts_->shards.device, all, mine)};
-    }
-    return parts_->of_each_slice(values, shard_count_, [&](std::vector<at::Tensor>& slice, std::int64_t owner) {
-      c10d::ReduceOptions options;
-      options.rootRank = owner;
-      return parts_->shards.host->reduce(slice, options);
-    });
-  });
+  const std::int64_t each = values.numel() / shard_count_;
+  at::Tensor mine = values.narrow(0, shard_number() * each, each), all = values;
+  if (values.is_cuda())
+    return parts_->pending("the sum of gradients",
+                           [&] { return Works{sum_slices(*parts_->shards.device, all, mine)}; });
+  // Gloo's own sends up to twice as much as there is. Here every rank gets all versions of its slice, and adds them up
+  // in the order of the ranks.
+  at::Tensor received = at::empty_like(values);
+  std::vector<std::int64_t> equal;
+  Pending pending = parts_->pending(
+      "the sum of gradients", [&] { return Works{parts_->shards.host->alltoall_base(received, all, equal, equal)}; });
+  pending.wait_ = [arrived = std::move(pending.wait_), received, mine, each, count = shard_count_]() mutable {
+    arrived();
+    mine.copy_(received.narrow(0, 0, each));
+    for (std::int64_t rank = 1; rank < count; ++rank) mine.add_(received.narrow(0, rank * each, each));
+  };
+  return pending;
 }
 
 void World::broadcast(const at::Tensor& values, std::int64_t root) {

@@ -177,7 +177,7 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
     at_loss = layers * units.layer * element + units.last * (element + gradient);
     at_layer =
         (all ? layers : 2) * units.layer * element + (units.layer + std::max(units.layer, units.last)) * gradient;
-    if (!on_cuda(recipe)) at_layer += std::max(units.layer, units.last) * gradient / ranks;  // Gloo's own
+    if (!on_cuda(recipe)) at_layer += std::max(units.layer, units.last) * gradient;  // others' versions of it
   }
   const std::int64_t working = std::max(loss + at_loss, layer + at_layer) - std::max(at_loss, at_layer);
   if (sharded) items.push_back({"gathered layers", std::max(at_loss, at_layer)});
