@@ -126,7 +126,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   std::vector<Parameter> none;  // slices are sums over the ranks already
   gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
-  const bool full = recipe_.adapter.type == AdapterType::none;
+  const bool full = !has_adapter(recipe_.adapter);
   checkpoints_.emplace(folder_, recipe_.save,
                        full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)), world_,
                        *decoder_, *optimizer_);
@@ -207,8 +207,8 @@ RunResult Run::train() {
   result.after = record_.latest;
   if (!world_.rank().writes()) return result;
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
-  if (!result.interrupted && recipe_.adapter.type == AdapterType::lora) checkpoints_->write_final_adapter();
-  if (!result.interrupted && recipe_.adapter.type == AdapterType::none) {
+  if (!result.interrupted && has_adapter(recipe_.adapter)) checkpoints_->write_final_adapter();
+  if (!result.interrupted && !has_adapter(recipe_.adapter)) {
     // The last step has been saved: where no rank has the whole, the checkpoint does.
     if (decoder_->trains_slices())
       result.tuned_weights = std::make_unique<CheckpointWeights>(load_checkpoint(checkpoint_path(folder_, step_)),

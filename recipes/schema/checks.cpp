@@ -58,7 +58,7 @@ void fp32_arithmetic_needs_fp32_weights_to_be_trained(const Recipe& recipe, Read
 }
 
 void lora_computes_in_the_dtype_of_its_base(const Recipe& recipe, Reading& reading) {
-  if (recipe.adapter.type != AdapterType::lora || recipe.train.precision == Dtype::fp16) return;
+  if (!has_adapter(recipe.adapter) || recipe.train.precision == Dtype::fp16) return;
   if (recipe.model.dtype.value_or(recipe.train.precision) != recipe.train.precision &&
       recipe.model.dtype != Dtype::fp16)
     reading.problems.add(reading.place_of("model.dtype"),
@@ -70,7 +70,7 @@ void lora_computes_in_the_dtype_of_its_base(const Recipe& recipe, Reading& readi
 void target_modules_are_linear_layers(const Recipe& recipe, Reading& reading) {
   const auto& modules = recipe.adapter.lora_target_modules;
   const Place place = reading.place_of("adapter.lora_target_modules");
-  if (modules.empty() && recipe.adapter.type == AdapterType::lora)
+  if (modules.empty() && has_adapter(recipe.adapter))
     reading.problems.add(place, "lora_target_modules is empty", "write all-linear, or names such as q_proj");
   for (const std::string& module : modules) {
     if (module == "all-linear") {
@@ -88,14 +88,15 @@ void target_modules_are_linear_layers(const Recipe& recipe, Reading& reading) {
 }
 
 void an_adapter_to_start_from_needs_type_lora(const Recipe& recipe, Reading& reading) {
-  if (recipe.adapter.type == AdapterType::none && !recipe.adapter.init_adapter.empty())
+  if (!has_adapter(recipe.adapter) && !recipe.adapter.init_adapter.empty())
     reading.problems.add(reading.place_of("adapter.init_adapter"), "init_adapter is given, but adapter.type is none",
                          "write type: lora, or merge the adapter into the base model first");
 }
 
 void adapters_on_routers_are_named_gate(const Recipe& recipe, Reading& reading) {
-  if (recipe.train.train_router && recipe.adapter.type == AdapterType::lora)
-    reading.problems.add(reading.place_of("train.train_router"), "train_router is true, but adapter.type is lora",
+  if (recipe.train.train_router && has_adapter(recipe.adapter))
+    reading.problems.add(reading.place_of("train.train_router"),
+                         fmt::format("train_router is true, but adapter.type is {}", spelling(recipe.adapter.type)),
                          "name gate in lora_target_modules, or write adapter.type: none");
 }
 
@@ -225,7 +226,7 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
 }
 
 void exported_adapters_exist(const Recipe& recipe, Reading& reading) {
-  if (recipe.adapter.type != AdapterType::none) return;
+  if (has_adapter(recipe.adapter)) return;
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
     const ExportOptions& wanted = recipe.exports[i];
     if (is_adapter(wanted.format))
@@ -267,6 +268,24 @@ void only_onnx_has_flavours_and_separate_adapters(const Recipe& recipe, Reading&
       reading.problems.add(reading.place_of(path + ".separate_adapter"),
                            fmt::format("separate_adapter is true with format {}", spelling(wanted.format)),
                            "only onnx has it; leave it out");
+  }
+}
+
+void only_merged_qlora_has_a_base_to_choose(const Recipe& recipe, Reading& reading) {
+  for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
+    const ExportOptions& wanted = recipe.exports[i];
+    if (!wanted.merge_base) continue;
+    const Place place = reading.place_of(fmt::format("export[{}].merge_base", i));
+    if (recipe.adapter.type != AdapterType::qlora)
+      reading.problems.add(place,
+                           fmt::format("merge_base is given, but adapter.type is {}", spelling(recipe.adapter.type)),
+                           "only qlora trains on other weights than the base model's; leave it out");
+    else if (is_adapter(wanted.format))
+      reading.problems.add(place,
+                           fmt::format("merge_base is given, but format {} merges nothing", spelling(wanted.format)),
+                           "leave it out");
+    else if (wanted.separate_adapter)
+      reading.problems.add(place, "merge_base is given, but separate_adapter merges nothing", "leave it out");
   }
 }
 
@@ -332,8 +351,6 @@ void output_does_not_overwrite_the_base_model(const Recipe& recipe, Reading& rea
     reading.problems.add(reading.place_of("output_dir"), "output_dir is the base model's folder", "name another one");
 }
 
-}  // namespace
-
 void only_shards_have_a_size_and_are_kept_or_not(const Recipe& recipe, Reading& reading) {
   if (recipe.distributed.strategy == Strategy::shard) return;
   if (recipe.distributed.shard_size != 0)
@@ -344,6 +361,8 @@ void only_shards_have_a_size_and_are_kept_or_not(const Recipe& recipe, Reading& 
                          "reshard_after_forward is false, but nothing is sharded",
                          "write strategy: shard, or leave it out");
 }
+
+}  // namespace
 
 void check_combinations(const Recipe& recipe, Reading& reading) {
   fp16_is_not_for_training(recipe, reading);
@@ -364,6 +383,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   exported_adapters_exist(recipe, reading);
   formats_hold_their_quant(recipe, reading);
   only_onnx_has_flavours_and_separate_adapters(recipe, reading);
+  only_merged_qlora_has_a_base_to_choose(recipe, reading);
   only_adapters_are_checked(recipe, reading);
   shards_have_a_size(recipe, reading);
   importance_goes_with_few_bits(recipe, reading);

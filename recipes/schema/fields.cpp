@@ -37,7 +37,11 @@ template <>
 const std::vector<Row<AdapterOptions>>& rows() {
   using S = AdapterOptions;
   static const std::vector<Row<S>> all = {
-      {"type", &S::type, {}, {"finetuning_type", "tuner_type"}, "none trains all weights"},
+      {"type",
+       &S::type,
+       {},
+       {"finetuning_type", "tuner_type"},
+       "lora; qlora: with the base model's linear layers in 4 bits (NF4); none trains all weights"},
       {"lora_r", &S::lora_r, from(1, 1024), {"r", "lora_rank", "rank", "dim"}, "rank of the adapters"},
       {"lora_alpha", &S::lora_alpha, above(0, 65536), {"alpha"}, "the adapters are scaled by lora_alpha / lora_r"},
       {"lora_dropout", &S::lora_dropout, share_below_1(), {"dropout"}, "share of the adapters' inputs that is dropped"},
@@ -292,6 +296,13 @@ const std::vector<Row<ExportOptions>>& rows() {
        {},
        {"split_max_size"},
        "of hf and gguf: bytes of tensors a file at most, such as 5GB; empty: 5GB with hf, one file with gguf"},
+      {"merge_base",
+       &S::merge_base,
+       {},
+       {},
+       "of hf, gguf and onnx with adapter.type qlora: the adapter goes into the base as it was trained with, or into "
+       "the "
+       "original one; not given: dequantized"},
       {"verify", &S::verify, {}, {}, "it is read back, and its answers are compared with the trained model's"},
       {"imatrix",
        &S::imatrix,

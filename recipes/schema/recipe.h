@@ -17,7 +17,7 @@ namespace tune {
 
 enum class Dtype { fp32, bf16, fp16 };
 enum class Stage { pretrain, sft };
-enum class AdapterType { none, lora };
+enum class AdapterType { none, lora, qlora };
 enum class Overflow { error, drop, truncate, split };
 enum class TrainOn { assistant, last, all };
 enum class DatasetType { chat, alpaca, prompt_completion, text, fim };
@@ -28,6 +28,7 @@ enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
 enum class Quant { f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0, int8, int4 };
 enum class OnnxFlavour { standard, genai };
 enum class ServingCheck { vllm };
+enum class MergeBase { original, dequantized };
 enum class Strategy { ddp, shard };
 
 struct ModelOptions {
@@ -41,7 +42,7 @@ inline const std::vector<std::string> kLinearModules = {
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "gate", "w1", "w3", "w2"};
 
 struct AdapterOptions {
-  AdapterType type = AdapterType::lora;  // none = full fine-tuning
+  AdapterType type = AdapterType::lora;  // none = full fine-tuning; qlora = lora on a base that is kept in NF4
   std::int64_t lora_r = 16;
   double lora_alpha = 32;
   double lora_dropout = 0.0;
@@ -50,6 +51,8 @@ struct AdapterOptions {
   std::vector<std::string> lora_target_modules = {"all-linear"};
   std::string init_adapter;  // a PEFT folder to start from; empty = fresh A, B = 0
 };
+
+inline bool has_adapter(const AdapterOptions& adapter) { return adapter.type != AdapterType::none; }
 
 inline constexpr double kDefaultFimRate = 0.5, kDefaultFimSpmRate = 0.5;
 
@@ -148,8 +151,11 @@ struct ExportOptions {
   bool separate_adapter = false;       // of onnx: not merged into the weights, but loaded at run time
   std::string max_shard_size;          // of hf and gguf: "5GB"; empty: 5 GB with hf, one file with gguf
   std::string imatrix;                 // of gguf, q6_k to q4_0: calibration data, or an importance matrix (.gguf)
-  bool verify = true;                  // read back and compared with what was trained
-  std::optional<ServingCheck> check;   // of adapter: refused unless that program loads it
+  /// of hf, gguf and onnx after qlora: what the adapter is merged into, the weights that it was trained with
+  /// (dequantized, unless given) or the base model's own
+  std::optional<MergeBase> merge_base;
+  bool verify = true;                 // read back and compared with what was trained
+  std::optional<ServingCheck> check;  // of adapter: refused unless that program loads it
 };
 
 struct Recipe {

@@ -24,7 +24,7 @@ struct Spelling<Stage> {
 template <>
 struct Spelling<AdapterType> {
   static constexpr auto values = std::to_array<std::pair<AdapterType, std::string_view>>(
-      {{AdapterType::lora, "lora"}, {AdapterType::none, "none"}});
+      {{AdapterType::lora, "lora"}, {AdapterType::qlora, "qlora"}, {AdapterType::none, "none"}});
 };
 template <>
 struct Spelling<Overflow> {
@@ -93,6 +93,12 @@ struct Spelling<OnnxFlavour> {
   static constexpr auto values = std::to_array<std::pair<OnnxFlavour, std::string_view>>(
       {{OnnxFlavour::standard, "standard"}, {OnnxFlavour::genai, "genai"}});
 };
+template <>
+struct Spelling<MergeBase> {
+  static constexpr auto values = std::to_array<std::pair<MergeBase, std::string_view>>(
+      {{MergeBase::dequantized, "dequantized"}, {MergeBase::original, "original"}});
+};
+
 template <>
 struct Spelling<ServingCheck> {
   static constexpr auto values =

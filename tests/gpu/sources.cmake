@@ -1,7 +1,7 @@
 # What the GPU tests need of the rooms, for run.sh's project; gpu_sources_are_complete tells when it falls behind.
 file(GLOB gpu_sources RELATIVE ${root} CONFIGURE_DEPENDS ${root}/train/kernels/*.cpp ${root}/train/kernels/*.cu
      ${root}/train/optim/*.cpp ${root}/train/objectives/*.cpp ${root}/train/plan/*.cpp ${root}/checkpoints/files/*.cpp
-     ${root}/checkpoints/safetensors/*.cpp ${root}/checkpoints/peft/*.cpp)
+     ${root}/checkpoints/safetensors/*.cpp ${root}/checkpoints/peft/*.cpp ${root}/checkpoints/quantize/*.cpp)
 list(FILTER gpu_sources EXCLUDE REGEX "(no_cuda|hash)\\.cpp$")
 list(APPEND gpu_sources train/model/decoder.cpp train/model/input_statistics.cpp train/model/layer.cpp
      train/model/linear.cpp train/model/load.cpp train/model/mlp.cpp train/model/overflow.cpp train/model/router.cpp

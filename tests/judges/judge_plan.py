@@ -14,6 +14,7 @@ CASES = {
     "lora-bf16": dict(adapter={"lora_r": 16}, train={"precision": "bf16"}),
     "lora-fp32": dict(adapter={"lora_r": 16}, train={"precision": "fp32"}),
     "lora-bf16-checkpointing": dict(adapter={"lora_r": 16}, train={"precision": "bf16", "gradient_checkpointing": True}),
+    "qlora-bf16": dict(adapter={"type": "qlora", "lora_r": 16}, train={"precision": "bf16"}),
     "full-fp32": dict(adapter={"type": "none"}, train={"precision": "fp32"}),
     "full-bf16": dict(adapter={"type": "none"}, train={"precision": "bf16"}),
 }
@@ -41,7 +42,7 @@ def test_memory_of_experts_is_what_was_planned(case, tiny, tmp_path):
     judge(case, recipe_for(tiny("mixtral", **shape), rows, tmp_path / "run", **sections, data={"packing": True}), tmp_path)
 
 
-@pytest.mark.parametrize("case", ["lora-bf16", "full-fp32", "full-bf16"])
+@pytest.mark.parametrize("case", ["lora-bf16", "qlora-bf16", "full-fp32", "full-bf16"])
 @pytest.mark.parametrize("reshard", [True, False])
 def test_memory_of_a_rank_with_shards_is_what_was_planned(case, reshard, model, tmp_path):
     rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 120)
@@ -78,6 +79,17 @@ def judge(case, recipe, tmp_path, *ranks):
     assert plan["steps"] == totals["steps"] == len(steps(tmp_path / "run"))
 
 
+def plan_of_70b(model, tmp_path, adapter, ranks, card, expect):
+    rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 400)
+    recipe = recipe_for(
+        model, rows, tmp_path / "run", adapter=adapter, data={"packing": True, "max_length": 2048}, distributed={"strategy": "shard"},
+        train={"max_steps": 3, "global_batch_size": 24, "per_device_train_batch_size": 1, "precision": "bf16", "device": "cuda",
+               "gradient_checkpointing": True},
+    )  # fmt: skip
+    arguments = ["--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), f"--nproc={ranks}", "--device-memory", card]
+    return tune("plan", *arguments, "--json", expect=expect)
+
+
 @pytest.fixture(scope="module")
 def seventy_billion(tmp_path_factory):
     """Llama 2 70B's files as a program that doesn't read its numbers sees them: 138 GB, none of them on the disk."""
@@ -104,18 +116,23 @@ def seventy_billion(tmp_path_factory):
     return folder, sum(map(math.prod, shapes.values()))
 
 
+@pytest.mark.parametrize("ranks, card, fits", [(1, "141GB", True), (1, "48GB", True), (2, "24GB", True), (1, "24GB", False)])
+def test_seventy_billion_parameters_in_four_bits_fit_on_two_small_cards(ranks, card, fits, seventy_billion, tmp_path):
+    model, parameters = seventy_billion
+    told = plan_of_70b(model, tmp_path, {"type": "qlora", "lora_r": 16, "lora_alpha": 32}, ranks, card, expect=0 if fits else 4)
+    rank = json.loads(told.stdout)["ranks"][0]
+    print(f"qlora on {ranks}: {rank['peak_bytes'] / 1e9:.1f} GB", {name: round(size / 1e9, 1) for name, size in rank["memory"].items()})
+    tables = 2 * 32000 * 8192 * 2  # stay in bf16
+    assert rank["memory"]["base weights"] * ranks == pytest.approx(tables + 4.127 / 8 * parameters, rel=0.01)
+    if not fits:
+        assert "distributed.strategy: shard" in told.stderr
+
+
 @pytest.mark.parametrize("case, ranks, fits", [("lora", 1, False), ("lora", 4, True), ("lora", 8, True), ("full", 8, False), ("full", 24, True)])
 def test_seventy_billion_parameters_are_planned_on_cards_of_80_gigabytes(case, ranks, fits, seventy_billion, tmp_path):
     model, parameters = seventy_billion
-    rows = write_chats(tmp_path / "rows.jsonl", random.Random(SEED), 400)
     adapter = {"type": "none"} if case == "full" else {"lora_r": 16, "lora_alpha": 32}
-    recipe = recipe_for(
-        model, rows, tmp_path / "run", adapter=adapter, data={"packing": True, "max_length": 2048}, distributed={"strategy": "shard"},
-        train={"max_steps": 3, "global_batch_size": 24, "per_device_train_batch_size": 1, "precision": "bf16", "device": "cuda",
-               "gradient_checkpointing": True},
-    )  # fmt: skip
-    arguments = ["--recipe", write_recipe(tmp_path / "recipe.yaml", recipe), f"--nproc={ranks}", "--device-memory", "80GB"]
-    told = tune("plan", *arguments, "--json", expect=0 if fits else 4)
+    told = plan_of_70b(model, tmp_path, adapter, ranks, "80GB", expect=0 if fits else 4)
     plan = json.loads(told.stdout)
     memory, peak = plan["ranks"][0]["memory"], plan["ranks"][0]["peak_bytes"]
     print(f"{case} on {ranks}: {peak / 1e9:.1f} GB", {name: round(size / 1e9, 1) for name, size in memory.items()})

@@ -1,6 +1,8 @@
 // Blocks of a GGUF type and back, for the judges. All files are raw, little-endian fp32 or blocks.
 //   quantize_probe encode TYPE VALUES BLOCKS [IMPORTANCE]      importance: one row of columns
 //   quantize_probe decode TYPE BLOCKS VALUES
+//   quantize_probe nf4 VALUES BYTES FP32 BF16                  quantised, and back in both types
+//   quantize_probe map signed|unsigned VALUES
 //   quantize_probe time TYPE VALUES ROUNDS                     -> the least seconds a round on one core, on stdout
 #include <chrono>
 #include <fstream>
@@ -11,6 +13,8 @@
 #include <vector>
 
 #include "checkpoints/gguf/blocks/blocks.h"
+#include "checkpoints/quantize/dynamic_map.h"
+#include "checkpoints/quantize/nf4.h"
 
 namespace {
 
@@ -43,6 +47,22 @@ std::vector<std::byte> encoded(GgufType type, const std::vector<float>& values, 
   return bytes;
 }
 
+void through_nf4(const std::vector<std::string>& arguments) {
+  const std::vector<float> values = read<float>(arguments.at(1));
+  const tune::Nf4Layout layout(std::ssize(values));
+  std::vector<std::byte> bytes(static_cast<std::size_t>(layout.bytes));
+  tune::Nf4Quantizer quantizer(layout.values, bytes);
+  quantizer.add(values);
+  quantizer.finish();
+  write(arguments.at(2), bytes);
+  for (const auto& [dtype, size, path] :
+       {std::tuple{tune::Dtype::fp32, 4, arguments.at(3)}, {tune::Dtype::bf16, 2, arguments.at(4)}}) {
+    std::vector<std::byte> back(values.size() * static_cast<std::size_t>(size));
+    tune::dequantize_nf4(layout, bytes.data(), 0, layout.values, dtype, back.data());
+    write(path, back);
+  }
+}
+
 double seconds_of(GgufType type, const std::vector<float>& values, int rounds) {
   double least = 1e30;
   for (int i = 0; i < rounds; ++i) {
@@ -58,6 +78,15 @@ double seconds_of(GgufType type, const std::vector<float>& values, int rounds) {
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   const std::string& what = arguments.at(0);
+  if (what == "nf4") {
+    through_nf4(arguments);
+    return 0;
+  }
+  if (what == "map") {
+    const auto& map = tune::dynamic_map(arguments.at(1) == "signed");
+    write(arguments.at(2), std::vector<float>(map.begin(), map.end()));
+    return 0;
+  }
   const GgufType type = kTypes.at(arguments.at(1));
   if (what == "encode") {
     write(arguments.at(3), encoded(type, read<float>(arguments.at(2)),

@@ -72,6 +72,12 @@ TEST_F(Sharded, AdaptersLearnTheSameOverAShardedBase) {
                       {.dtype = Dtype::fp32, .adapter = {.lora_r = 3}, .reshard_after_forward = reshard});
 }
 
+TEST_F(Sharded, AndOverOneInNf4) {
+  for (const std::int64_t experts : {0, 4})
+    expect_the_same(config(false, experts),
+                    {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::qlora, .lora_r = 3}});
+}
+
 TEST_F(Sharded, FullFineTuningIsTheSame) {
   for (const bool tied : {false, true})
     for (const bool checkpointing : {false, true})

@@ -12,6 +12,7 @@
 #include "checkpoints/huggingface/folder.h"
 #include "checkpoints/huggingface/model_tensors.h"
 #include "checkpoints/peft/adapter_folder.h"
+#include "checkpoints/quantize/nf4_weights.h"
 #include "checkpoints/training/manifest.h"
 #include "data/templates/own_template.h"
 #include "data/tokenizer/tokenizer.h"
@@ -83,10 +84,13 @@ fs::path export_model(const ExportOptions& options, const ExportSource& source, 
     check_tensors(base.config, *replaced, source.weights->string());
   }
   std::optional<AdapterFolder> adapter;
+  std::optional<Nf4Weights> quantized;
   std::optional<MergedWeights> merged;
   if (source.adapter) {
     adapter.emplace(*source.adapter);
-    merged.emplace(*base.weights, *adapter, source.adapter->string());
+    if (merges_into_nf4(options, source)) quantized.emplace(*base.weights);
+    merged.emplace(quantized ? static_cast<const WeightSource&>(*quantized) : *base.weights, *adapter,
+                   source.adapter->string());
   }
   const bool is_merged = merged && !options.separate_adapter;  // what isn't merged has been checked all the same
   const WeightSource& weights = is_merged ? *merged : replaced ? *replaced : *base.weights;
@@ -183,13 +187,19 @@ fs::path output_in(const Recipe& recipe, const ExportOptions& options) {
 
 }  // namespace
 
+bool merges_into_nf4(const ExportOptions& options, const ExportSource& source) {
+  if (!source.adapter || is_adapter(options.format) || options.separate_adapter) return false;
+  return options.merge_base.value_or(source.on_nf4 ? MergeBase::dequantized : MergeBase::original) ==
+         MergeBase::dequantized;
+}
+
 void check_exports(const Recipe& recipe, const BaseModel& base) {
   for (const ExportOptions& options : recipe.exports) {
     check_output({.model = base.path}, options.format, output_in(recipe, options));
     check_format(options, base);
     if (options.check) check_vllm(base.config, recipe.adapter);
   }
-  if (recipe.adapter.type == AdapterType::none) check_tokenizer_files(base);  // final/ is a whole model
+  if (!has_adapter(recipe.adapter)) check_tokenizer_files(base);  // final/ is a whole model
 }
 
 fs::path run_export(const ExportOptions& options, const ExportSource& source, const fs::path& output,
@@ -233,6 +243,7 @@ fs::path run_export(const ExportOptions& options, const ExportSource& source, co
 fs::path export_run(const Recipe& recipe, const ExportOptions& options, const fs::path& final_folder,
                     const ImportanceMatrix& importance) {
   ExportSource source{.model = recipe.model.base_model, .chat_template = recipe.data.chat_template};
+  source.on_nf4 = recipe.adapter.type == AdapterType::qlora;
   source.recipe_file = fs::path(recipe.output_dir) / "recipe.yaml";
   if (fs::exists(final_folder / kAdapterConfigFile))
     source.adapter = final_folder;
@@ -258,8 +269,10 @@ ExportSource source_of_run(const fs::path& folder) {
                 {folder.string()},
                 "the run isn't finished: there is no final folder",
                 "finish it, or give one of its checkpoint folders"};
-  ExportSource source{
-      .model = recipe.model.base_model, .chat_template = recipe.data.chat_template, .recipe_file = recipe_file};
+  ExportSource source{.model = recipe.model.base_model,
+                      .chat_template = recipe.data.chat_template,
+                      .on_nf4 = recipe.adapter.type == AdapterType::qlora,
+                      .recipe_file = recipe_file};
   if (fs::exists(result / kManifestFile)) check_files(result, read_manifest(result));
   if (fs::exists(result / kAdapterConfigFile))
     source.adapter = result;

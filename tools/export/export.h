@@ -15,8 +15,12 @@ struct ExportSource {
   std::optional<std::filesystem::path> adapter;  // PEFT folder on top of it, or a GGUF adapter
   std::optional<std::filesystem::path> weights;  // folder whose *.safetensors replace the model's weights
   std::string chat_template;                     // name of the template it was trained with; empty = not known
+  bool on_nf4 = false;                           // the adapter was trained on the model in NF4 (qlora)
   std::filesystem::path recipe_file;             // of the run that trained it; empty = it is of no run
 };
+
+/// Whether the adapter goes into the weights that it was trained with rather than those that the model has.
+bool merges_into_nf4(const ExportOptions& options, const ExportSource& source);
 
 /// Before a run: whatever can be known now to stop one of recipe.exports, or a fine-tuned model's final folder. Errors
 /// as of run_export.

@@ -18,6 +18,8 @@ void mark_export(const fs::path& folder, const ExportOptions& options, const Exp
   if (options.quant) json["quant"] = spelling(*options.quant);
   if (options.flavour) json["flavour"] = spelling(*options.flavour);
   if (options.separate_adapter) json["separate_adapter"] = true;
+  if (source.on_nf4 && !is_adapter(options.format) && !options.separate_adapter)
+    json["merge_base"] = spelling(merges_into_nf4(options, source) ? MergeBase::dequantized : MergeBase::original);
   if (source.adapter) json["adapter"] = source.adapter->string();
   if (options.format == ExportFormat::adapter && fs::is_directory(*source.adapter))
     if (const auto base = known_base_of(*source.adapter)) json["base_model_hash"] = base->hash;

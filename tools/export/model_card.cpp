@@ -56,9 +56,10 @@ std::string training_of(const Recipe& recipe) {
     text += fmt::format("| {} | {} |\n", name, value);
   };
   row("stage", std::string(spelling(recipe.stage)));
-  if (recipe.adapter.type == AdapterType::lora)
-    row("LoRA", fmt::format("rank {}, alpha {:g}, dropout {:g} on {}", recipe.adapter.lora_r, recipe.adapter.lora_alpha,
-                            recipe.adapter.lora_dropout, fmt::join(recipe.adapter.lora_target_modules, ", ")));
+  if (has_adapter(recipe.adapter))
+    row(recipe.adapter.type == AdapterType::qlora ? "QLoRA (base in NF4)" : "LoRA",
+        fmt::format("rank {}, alpha {:g}, dropout {:g} on {}", recipe.adapter.lora_r, recipe.adapter.lora_alpha,
+                    recipe.adapter.lora_dropout, fmt::join(recipe.adapter.lora_target_modules, ", ")));
   else
     row("weights", "all of them");
   if (recipe.stage == Stage::sft) row("chat template", recipe.data.chat_template);

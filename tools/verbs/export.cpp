@@ -20,21 +20,6 @@ namespace {
 
 namespace po = boost::program_options;
 
-template <typename Enum>
-Enum enum_argument(const po::variables_map& values, const std::string& option) {
-  const std::string text = values[option].as<std::string>();
-  std::vector<std::string> names;
-  for (const auto& [value, name] : Spelling<Enum>::values) {
-    if (name == text) return value;
-    names.emplace_back(name);
-  }
-  const auto meant = nearest(text, names);
-  throw Error{Fault::recipe,
-              {},
-              fmt::format("--{} is {}; it may be {}", option, text, one_of(names)),
-              meant ? fmt::format("did you mean {}?", *meant) : "see tune export --help"};
-}
-
 std::string required(const po::variables_map& values, const std::string& option) {
   if (values.count(option) == 0)
     throw Error{Fault::recipe, {}, fmt::format("--{} is missing", option), "see tune export --help"};
@@ -58,6 +43,7 @@ int export_verb(const std::vector<std::string>& arguments) {
       "count there lose less")(
       "verify", "read it back and compare its answers with the trained model's; exit code 5 if they differ too much")(
       "check", text(), "of adapter: vllm; refused with exit code 2 and the reasons if vLLM would not load it")(
+      "merge-base", text(), kMergeBaseHelp)(
       "output", text(), "folder (adapter, hf, onnx) or file (gguf, gguf-lora) to write; an earlier export is replaced");
   add_source_options(options);
   options.add_options()("other-base", "put the adapter on another model than the one it was trained on");
@@ -97,7 +83,8 @@ int export_verb(const std::vector<std::string>& arguments) {
                   "it goes with --format gguf and --quant q6_k, q5_k_m, q5_0, q4_k_m or q4_0; leave it out"};
   }
   const std::string output = required(values, "output");
-  const ExportSource source = source_argument(values);
+  ExportSource source = source_argument(values);
+  choose_merge_base(values, wanted, source);
   if (wanted.verify && source.adapter && is_gguf_adapter(*source.adapter))
     throw Error{Fault::recipe, {}, "--verify can't load a GGUF adapter to compare with", "leave it out"};
   const bool other_base = values.count("other-base") != 0;

@@ -28,15 +28,15 @@ using nlohmann::ordered_json;
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 constexpr const char* kAssumed =
     "Memory of the device, from the code of tune plan: bf16, AdamW, one row of 2048 tokens at a time,\n"
-    "gradient_checkpointing; LoRA of rank 16 on all linear layers. QLoRA is what a base in NF4 would take: this "
-    "version\n"
-    "doesn't train it yet, and --fits leaves it out. Sources and what else it takes: docs/models.md";
+    "gradient_checkpointing; LoRA and QLoRA of rank 16 on all linear layers. Sources, and what else it "
+    "takes:\ndocs/models.md";
 
 struct Method {
-  const char* name;
+  const char *name, *title;
   AdapterType adapter;
 };
-constexpr Method kMethods[] = {{"lora", AdapterType::lora}, {"full", AdapterType::none}};
+constexpr Method kQlora = {"qlora", "QLoRA", AdapterType::qlora};  // what needs least
+constexpr Method kMethods[] = {{"lora", "LoRA", AdapterType::lora}, kQlora, {"full", "full", AdapterType::none}};
 
 // A recipe's defaults, but for what every shipped recipe of such models sets to get by with less memory.
 Plan plan_for(const KnownModel& model, const Method& method) {
@@ -50,16 +50,6 @@ Plan plan_for(const KnownModel& model, const Method& method) {
 
 std::int64_t device_bytes(const KnownModel& model, const Method& method) {
   return plan_for(model, method).peak_bytes();
-}
-
-// LoRA, with a base in NF4 of which one weight matrix at a time is there in bf16.
-std::int64_t qlora_bytes(const KnownModel& model) {
-  std::int64_t all = 0, largest = 0;
-  for (const LinearKind& linear : linear_kinds(model.config)) {
-    all += model.config.num_hidden_layers * linear.count * linear.out * linear.in;
-    largest = std::max(largest, linear.out * linear.in);
-  }
-  return device_bytes(model, kMethods[0]) - 2 * all + nf4_bytes(model.config) + 2 * largest;
 }
 
 std::int64_t weights_bytes(const KnownModel& model) { return 2 * total_parameters(model.config); }  // as published
@@ -96,7 +86,6 @@ ordered_json json_of(const KnownModel& model, std::optional<std::int64_t> room) 
   const ModelFamily& family = family_of(model);
   ordered_json memory;
   for (const Method& method : kMethods) memory[method.name] = device_bytes(model, method);
-  memory["qlora"] = qlora_bytes(model);
   ordered_json json = {{"name", model.name},
                        {"family", family.name},
                        {"repository", model.repository},
@@ -122,9 +111,9 @@ ordered_json json_of(const KnownModel& model, std::optional<std::int64_t> room) 
 void print_row(const KnownModel& model, std::optional<std::int64_t> room) {
   fmt::print("  {:<24}{:>25}{:>8}{:>9.1f}{:>8.1f}{:>8.1f}{:>8.1f}  {:<18}{:<14}", model.name,
              parameters_text(model.config), model.config.max_position_embeddings, billions(weights_bytes(model)),
-             gib(device_bytes(model, kMethods[0])), gib(qlora_bytes(model)), gib(device_bytes(model, kMethods[1])),
-             model.licence, model.chat_template);
-  if (room) fmt::print("{:<12}", fmt::format("{}", fmt::join(fitting_methods(model, *room), ", ")));
+             gib(device_bytes(model, kMethods[0])), gib(device_bytes(model, kMethods[1])),
+             gib(device_bytes(model, kMethods[2])), model.licence, model.chat_template);
+  if (room) fmt::print("{:<19}", fmt::format("{}", fmt::join(fitting_methods(model, *room), ", ")));
   fmt::print("{}\n", model.published);
 }
 
@@ -135,7 +124,7 @@ void print_points(const ModelFamily& family) {
 
 void print_table(std::optional<std::int64_t> room) {
   fmt::print("  {:<24}{:>25}{:>8}{:>9}{:>8}{:>8}{:>8}  {:<18}{:<14}{}published\n", "", "parameters", "context",
-             "weights", "LoRA", "(QLoRA)", "full", "licence", "template", room ? "fits        " : "");
+             "weights", "LoRA", "QLoRA", "full", "licence", "template", room ? "fits               " : "");
   fmt::print("  {:<24}{:>25}{:>8}{:>9}{:>8}{:>8}{:>8}\n", "", "", "tokens", "GB", "GiB", "GiB", "GiB");
   for (const ModelFamily& family : known_families()) {
     bool named = false;
@@ -172,13 +161,13 @@ void print_one(const KnownModel& model) {
   print_points(family);
   for (const Method& method : kMethods) {
     const Plan plan = plan_for(model, method);
-    fmt::print("\n{}, GiB ({:.2f} % trained)\n", method.adapter == AdapterType::lora ? "LoRA" : "full",
+    fmt::print("\n{}, GiB ({:.2f} % trained)\n", method.title,
                100.0 * static_cast<double>(plan.trainable_parameters) / static_cast<double>(plan.parameters));
     for (const MemoryItem& item : plan.memory)
       if (item.bytes > 0) fmt::print("  {:<32}{:>9.2f}\n", item.name, gib(item.bytes));
     fmt::print("  {:<32}{:>9.2f}\n", "total", gib(plan.peak_bytes()));
   }
-  fmt::print("\nQLoRA, GiB, in all{:>25.2f}\n\n{}\n\n", gib(qlora_bytes(model)), kAssumed);
+  fmt::print("\n{}\n\n", kAssumed);
   for (const std::string& source : family.sources) fmt::print("{}\n", source);
 }
 
@@ -208,8 +197,8 @@ void show_one(const KnownModel& model, std::optional<std::int64_t> room, bool js
   if (methods.empty())
     throw Error{Fault::memory,
                 {},
-                fmt::format("{:.2f} GiB are needed for LoRA on {}, {:.2f} GiB are there",
-                            gib(device_bytes(model, kMethods[0])), model.name, gib(*room)),
+                fmt::format("{:.2f} GiB are needed for QLoRA on {}, {:.2f} GiB are there",
+                            gib(device_bytes(model, kQlora)), model.name, gib(*room)),
                 "`tune models --fits` lists smaller ones"};
   tell("fits into {:.2f} GiB: {}\n", gib(*room), fmt::join(methods, ", "));
 }

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
@@ -54,14 +55,28 @@ void print_table(const Plan& plan, Device device) {
   fmt::print("  {:<32}{:>9.3f}\n", "total", static_cast<double>(plan.peak_bytes()) / kGiB);
 }
 
-void require_room(const Plan& plan, std::int64_t room) {
+// What takes least away from the training comes first.
+std::string remedy_of(const Recipe& recipe, std::int64_t ranks) {
+  std::vector<std::string> ways;
+  if (!recipe.train.gradient_checkpointing) ways.emplace_back("set train.gradient_checkpointing: true");
+  if (ranks > 1 && recipe.distributed.strategy == Strategy::ddp) ways.emplace_back("set distributed.strategy: shard");
+  if (recipe.adapter.type == AdapterType::lora) ways.emplace_back("keep the base in four bits (adapter.type: qlora)");
+  if (!has_adapter(recipe.adapter)) ways.emplace_back("train an adapter (adapter.type: lora or qlora)");
+  if (recipe.train.per_device_train_batch_size > 1) ways.emplace_back("lower train.per_device_train_batch_size");
+  ways.emplace_back("lower data.max_length");
+  if (ranks == 1) ways.emplace_back("take more GPUs (distributed.strategy: shard, --nproc)");
+  const std::string last = ways.back();
+  ways.pop_back();
+  return fmt::format("{}, or {}", fmt::join(ways, ", "), last);
+}
+
+void require_room(const Plan& plan, const Recipe& recipe, std::int64_t room) {
   const double needed = static_cast<double>(plan.peak_bytes()) / kGiB, there = static_cast<double>(room) / kGiB;
   if (plan.peak_bytes() > room)
-    throw Error{
-        Fault::memory,
-        {},
-        fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", needed, there),
-        "lower train.per_device_train_batch_size or data.max_length, or set train.gradient_checkpointing: true"};
+    throw Error{Fault::memory,
+                {},
+                fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", needed, there),
+                remedy_of(recipe, plan.ranks)};
   tell("fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
 }
 
@@ -102,7 +117,7 @@ int plan_verb(const std::vector<std::string>& arguments) {
   const Plan plan = checked_plan(recipe, ranks);
   values.count("json") != 0 ? print_json(plan, recipe.train.device) : print_table(plan, recipe.train.device);
   if (values.count("device-memory") != 0)
-    require_room(plan, parse_device_memory(values["device-memory"].as<std::string>(), "--device-memory"));
+    require_room(plan, recipe, parse_device_memory(values["device-memory"].as<std::string>(), "--device-memory"));
   return 0;
 }
 

@@ -42,12 +42,14 @@ void choose_adapter(Recipe& recipe, const std::string& adapter) {
     if (std::filesystem::exists(folder / "config.json")) recipe.model.base_model = folder.string();
     if (!std::filesystem::exists(folder / kAdapterConfigFile)) folder = "none";
   }
+  const AdapterType trained = recipe.adapter.type;
   recipe.adapter = {};
   recipe.adapter.type = AdapterType::none;
   if (folder == "none") return;
   folder = adapter_folder(folder);
   const AdapterConfig config = read_adapter_config(folder);
-  recipe.adapter = {.type = AdapterType::lora,
+  // of a recipe with qlora the adapter was trained on a base in NF4: there it says what it has learnt
+  recipe.adapter = {.type = trained == AdapterType::none ? AdapterType::lora : trained,
                     .lora_r = config.r,
                     .lora_alpha = config.scale() * static_cast<double>(config.r),  // rsLoRA's scale folded in
                     .lora_dropout = 0,

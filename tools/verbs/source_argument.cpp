@@ -4,6 +4,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
 #include "tools/export/import_gguf_lora.h"
+#include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
 
 namespace tune {
@@ -35,11 +36,25 @@ ExportSource source_argument(const po::variables_map& values) {
   return source;
 }
 
+void choose_merge_base(const po::variables_map& values, ExportOptions& options, ExportSource& source) {
+  if (values.count("merge-base") == 0) return;
+  options.merge_base = enum_argument<MergeBase>(values, "merge-base");
+  if (!source.adapter || is_adapter(options.format) || options.separate_adapter)
+    throw Error{Fault::recipe, {}, "--merge-base is given, but nothing is merged", "leave it out"};
+  if (!source.recipe_file.empty() && !source.on_nf4)
+    throw Error{Fault::recipe,
+                {source.recipe_file.string()},
+                "--merge-base is given, but the run trained on the base model's own weights",
+                "leave it out; only adapter.type: qlora has two bases"};
+  if (source.recipe_file.empty()) source.on_nf4 = options.merge_base == MergeBase::dequantized;
+}
+
 Recipe trained_model(const ExportSource& source) {
   Recipe recipe;
   recipe.data.chat_template = source.chat_template.empty() ? "none" : source.chat_template;
   if (!source.recipe_file.empty()) recipe = read_recipe(source.recipe_file);
   recipe.model.base_model = source.model.string();
+  recipe.adapter.type = source.on_nf4 ? AdapterType::qlora : AdapterType::lora;
   choose_adapter(recipe, source.adapter ? source.adapter->string() : "none");
   return recipe;
 }

@@ -13,6 +13,7 @@
 #include "checkpoints/files/atomic_folder.h"
 #include "checkpoints/huggingface/folder.h"
 #include "checkpoints/onnx/model.h"
+#include "checkpoints/quantize/nf4_weights.h"
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
@@ -36,6 +37,19 @@ constexpr std::array kTexts = {
     "Où est la bibliothèque? Die Bibliothek ist geöffnet. 图书馆在哪里？ Библиотека открыта.",
 };
 constexpr std::size_t kTextTokens = 128, kHeldOutTokens = 512;  // of one text, of all held-out rows
+
+LogitDifference difference_of(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  LogitDifference result;
+  double sum = 0, count = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const at::Tensor difference = (a[i] - b[i]).abs();
+    result.max = std::max(result.max, difference.max().item<double>());
+    sum += difference.sum(at::kDouble).item<double>();
+    count += static_cast<double>(difference.numel());
+  }
+  result.mean = sum / count;
+  return result;
+}
 
 /// Sum of the negative log-likelihoods of the text's own tokens, but for the first.
 double surprise(const at::Tensor& log_probabilities, const std::vector<std::int32_t>& ids) {
@@ -114,15 +128,25 @@ std::vector<at::Tensor> Verifier::answers_of(const Recipe& recipe, const ModelCo
   return answers;
 }
 
-RowError Verifier::row_error_of(const BaseModel& written) const {
+std::vector<at::Tensor> Verifier::answers_on_original_base() const {
+  Recipe recipe = trained_;
+  recipe.adapter.type = AdapterType::lora;
+  const BaseModel base = open_base_model(recipe.model.base_model);
+  return answers_of(recipe, base.config, *base.weights);
+}
+
+RowError Verifier::row_error_of(const BaseModel& written, bool merged_into_nf4) const {
   const BaseModel base = open_base_model(trained_.model.base_model);
   std::unique_ptr<WeightSource> replaced;
   if (replaced_) replaced = open_huggingface_weights(*replaced_);
   std::optional<AdapterFolder> adapter;
+  std::optional<Nf4Weights> quantized;
   std::optional<MergedWeights> merged;
-  if (trained_.adapter.type == AdapterType::lora) {
+  if (has_adapter(trained_.adapter)) {
     adapter.emplace(trained_.adapter.init_adapter);
-    merged.emplace(*base.weights, *adapter, trained_.adapter.init_adapter);
+    if (merged_into_nf4) quantized.emplace(*base.weights);
+    merged.emplace(quantized ? static_cast<const WeightSource&>(*quantized) : *base.weights, *adapter,
+                   trained_.adapter.init_adapter);
   }
   const WeightSource& weights = merged ? *merged : replaced ? *replaced : *base.weights;
   return largest_row_error(base.config, weights, *written.weights, written.path.string());
@@ -150,23 +174,23 @@ Comparison Verifier::compare(const ExportOptions& options, const std::filesystem
                 "it is another model's"};
   const std::vector<at::Tensor> answers = answers_of(recipe, base.config, *base.weights);
   Comparison result;
-  if (!is_adapter(options.format)) result.largest_row_error = row_error_of(base);
-  double differences = 0, logit_count = 0, trained_surprise = 0, written_surprise = 0;
+  const bool on_nf4 = trained_.adapter.type == AdapterType::qlora && !is_adapter(options.format),
+             moved = on_nf4 && (options.merge_base == MergeBase::original || options.separate_adapter);
+  if (!is_adapter(options.format)) result.largest_row_error = row_error_of(base, on_nf4 && !moved);
+  const std::vector<at::Tensor> expected = moved ? answers_on_original_base() : answers_;
+  if (moved) result.of_other_base = difference_of(expected, answers_);
+  result.logits = difference_of(answers, expected);
+  double trained_surprise = 0, written_surprise = 0;
   std::int64_t predicted = 0;
   for (std::size_t i = 0; i < texts_.size(); ++i) {
-    const at::Tensor difference = (answers[i] - answers_[i]).abs();
-    const at::Tensor before = answers_[i].to(at::kDouble).log_softmax(1),
+    const at::Tensor before = expected[i].to(at::kDouble).log_softmax(1),
                      after = answers[i].to(at::kDouble).log_softmax(1);
     result.tokens += static_cast<std::int64_t>(texts_[i].size());
-    result.max_logit_difference = std::max(result.max_logit_difference, difference.max().item<double>());
-    differences += difference.sum(at::kDouble).item<double>();
-    logit_count += static_cast<double>(difference.numel());
     result.kl += (before.exp() * (before - after)).sum().item<double>();
     trained_surprise += surprise(before, texts_[i]);
     written_surprise += surprise(after, texts_[i]);
     predicted += static_cast<std::int64_t>(texts_[i].size()) - 1;
   }
-  result.mean_logit_difference = differences / logit_count;
   result.kl /= static_cast<double>(result.tokens);
   result.trained_perplexity = std::exp(trained_surprise / static_cast<double>(predicted));
   result.written_perplexity = std::exp(written_surprise / static_cast<double>(predicted));
@@ -203,8 +227,14 @@ void tell_comparison(const ExportOptions& options, const std::filesystem::path& 
   tell(
       "verified {}: {} tokens, logits differ by {:.2g} at most, {:.2g} on average; KL {:.2g} nats a token (may be "
       "{:g}); perplexity {:.4g} -> {:.4g}\n",
-      written.string(), comparison.tokens, comparison.max_logit_difference, comparison.mean_logit_difference,
-      comparison.kl, tolerances.kl, comparison.trained_perplexity, comparison.written_perplexity);
+      written.string(), comparison.tokens, comparison.logits.max, comparison.logits.mean, comparison.kl, tolerances.kl,
+      comparison.trained_perplexity, comparison.written_perplexity);
+  if (comparison.of_other_base)
+    tell(
+        "merged into the original base, which it wasn't trained on: logits differ from the trained model's by {:.2g} "
+        "at "
+        "most, {:.2g} on average\n",
+        comparison.of_other_base->max, comparison.of_other_base->mean);
   const std::optional<RowError>& worst = comparison.largest_row_error;
   if (worst && worst->error > 0)
     tell("weights: rows differ by {:.2g} of their length at most (may be {:g}), in row {} of {}\n", worst->error,

@@ -16,12 +16,18 @@
 
 namespace tune {
 
+struct LogitDifference {
+  double max = 0, mean = 0;
+};
+
 /// How a model that was written answers beside the one that was trained, to the same texts.
 struct Comparison {
   std::int64_t tokens = 0;
-  double max_logit_difference = 0, mean_logit_difference = 0;
+  LogitDifference logits;
   double kl = 0;  // of the written model's next token from the trained one's, mean over tokens, nats
   double trained_perplexity = 0, written_perplexity = 0;
+  /// Where an adapter of qlora was merged into the original base: how far that is from what was trained.
+  std::optional<LogitDifference> of_other_base;
   std::optional<RowError> largest_row_error;  // of the weights; not looked at where an adapter was written
 };
 
@@ -47,8 +53,8 @@ class Verifier {
  private:
   std::vector<at::Tensor> answers_of(const Recipe& recipe, const ModelConfig& config,
                                      const WeightSource& weights) const;
-
-  RowError row_error_of(const BaseModel& written) const;
+  std::vector<at::Tensor> answers_on_original_base() const;
+  RowError row_error_of(const BaseModel& written, bool merged_into_nf4) const;
 
   Recipe trained_;
   std::optional<std::filesystem::path> replaced_;  // folder whose weights were trained, in place of the base's

@@ -63,6 +63,7 @@ int verify_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   options.add_options()("file", po::value<std::string>(), "what was exported: folder or .gguf file");
+  options.add_options()("merge-base", po::value<std::string>(), kMergeBaseHelp);
   add_source_options(options);
   po::variables_map values;
   if (!parse_arguments(arguments, "verify",
@@ -72,8 +73,10 @@ int verify_verb(const std::vector<std::string>& arguments) {
     return 0;
   if (values.count("file") == 0) throw Error{Fault::recipe, {}, "--file is missing", "see tune verify --help"};
   const fs::path file = values["file"].as<std::string>();
-  const ExportOptions wanted = options_of(file);
-  verify_export(wanted, source_argument(values), file);
+  ExportOptions wanted = options_of(file);
+  ExportSource source = source_argument(values);
+  choose_merge_base(values, wanted, source);
+  verify_export(wanted, source, file);
   return 0;
 }
 

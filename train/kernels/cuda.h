@@ -30,6 +30,11 @@ AttentionResult attention(const at::Tensor& qkv, const std::vector<std::int32_t>
 at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, const AttentionResult& forward,
                               const std::vector<std::int32_t>& document_starts, const AttentionShape& shape);
 
+/// out [rows, columns] = that much, from first_row and first_column on, of the one matrix [all_rows, all_columns] that
+/// lies in bytes as checkpoints/quantize/nf4.h has it.
+void nf4_dequantize(at::Tensor& out, const at::Tensor& bytes, std::int64_t all_rows, std::int64_t all_columns,
+                    std::int64_t first_row, std::int64_t first_column);
+
 struct DeviceFacts {
   std::string name;         // "NVIDIA H200"
   int capability = 0;       // 90

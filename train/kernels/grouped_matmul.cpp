@@ -2,25 +2,10 @@
 
 #include <ATen/ATen.h>
 
-#include "recipes/schema/error.h"
 #include "train/kernels/matmul.h"
 
 namespace tune {
 namespace {
-
-struct Group {
-  std::int64_t number, first, rows;
-};
-
-// Calls f for each group that has rows.
-template <typename F>
-void for_groups(const RowGroups& groups, std::int64_t rows, F&& f) {
-  const at::Tensor host = groups.ends.cpu();
-  const auto* end = host.const_data_ptr<std::int32_t>();
-  TUNE_CHECK(end[groups.count() - 1] == rows, "groups of {} rows, there are {}", end[groups.count() - 1], rows);
-  for (std::int64_t g = 0, first = 0; g < groups.count(); first = end[g++])
-    if (end[g] > first) f(Group{g, first, end[g] - first});
-}
 
 // The fused kernel takes bf16 whose rows begin at multiples of 16 bytes.
 bool has_fused_kernel(const at::Tensor& a, const at::Tensor& b) {
@@ -34,7 +19,7 @@ at::Tensor stacked(const at::Tensor& weight, const RowGroups& groups) {
   return weight.view({groups.count(), weight.size(0) / groups.count(), weight.size(1)});
 }
 
-at::Tensor part(const at::Tensor& stack, const Group& group, std::int64_t groups) {
+at::Tensor part(const at::Tensor& stack, const RowGroup& group, std::int64_t groups) {
   const std::int64_t rows = stack.size(0) / groups;
   return stack.narrow(0, group.number * rows, rows);
 }
@@ -46,7 +31,7 @@ at::Tensor grouped_matmul_nt(const at::Tensor& x, const at::Tensor& weight, cons
   if (count == 1) return matmul_nt(x, weight);
   if (has_fused_kernel(x, weight)) return at::_grouped_mm(x, stacked(weight, groups).transpose(1, 2), groups.ends);
   at::Tensor y = at::empty({x.size(0), weight.size(0) / count}, x.options());
-  for_groups(groups, x.size(0), [&](const Group& group) {
+  for_groups(groups, x.size(0), [&](const RowGroup& group) {
     at::Tensor rows = y.narrow(0, group.first, group.rows);
     matmul_into_(rows, x.narrow(0, group.first, group.rows), part(weight, group, count).t());
   });
@@ -58,7 +43,7 @@ at::Tensor grouped_matmul_nn(const at::Tensor& dy, const at::Tensor& weight, con
   if (count == 1) return matmul_nn(dy, weight);
   if (has_fused_kernel(dy, weight)) return at::_grouped_mm(dy, stacked(weight, groups), groups.ends);
   at::Tensor dx = at::empty({dy.size(0), weight.size(1)}, dy.options());
-  for_groups(groups, dy.size(0), [&](const Group& group) {
+  for_groups(groups, dy.size(0), [&](const RowGroup& group) {
     at::Tensor rows = dx.narrow(0, group.first, group.rows);
     matmul_into_(rows, dy.narrow(0, group.first, group.rows), part(weight, group, count));
   });
@@ -70,7 +55,7 @@ at::Tensor grouped_matmul_tn(const at::Tensor& dy, const at::Tensor& x, const Ro
   if (count == 1) return matmul_tn(dy, x);
   if (has_fused_kernel(dy, x)) return at::_grouped_mm(dy.t(), x, groups.ends).view({count * n, x.size(1)});
   at::Tensor products = at::zeros({count * n, x.size(1)}, x.options());
-  for_groups(groups, x.size(0), [&](const Group& group) {
+  for_groups(groups, x.size(0), [&](const RowGroup& group) {
     at::Tensor product = part(products, group, count);
     matmul_into_(product, dy.narrow(0, group.first, group.rows).t(), x.narrow(0, group.first, group.rows));
   });
@@ -85,7 +70,7 @@ void add_grouped_matmul_nt_(at::Tensor& y, const at::Tensor& x, const at::Tensor
     y.add_(grouped_matmul_nt(x, weight, groups), alpha);
     return;
   }
-  for_groups(groups, x.size(0), [&](const Group& group) {
+  for_groups(groups, x.size(0), [&](const RowGroup& group) {
     at::Tensor rows = y.narrow(0, group.first, group.rows);
     add_matmul_(rows, x.narrow(0, group.first, group.rows), part(weight, group, count).t(), alpha);
   });
@@ -98,7 +83,7 @@ void add_grouped_matmul_nn_(at::Tensor& dx, const at::Tensor& dy, const at::Tens
     dx.add_(grouped_matmul_nn(dy, weight, groups));
     return;
   }
-  for_groups(groups, dy.size(0), [&](const Group& group) {
+  for_groups(groups, dy.size(0), [&](const RowGroup& group) {
     at::Tensor rows = dx.narrow(0, group.first, group.rows);
     add_matmul_(rows, dy.narrow(0, group.first, group.rows), part(weight, group, count), 1.0);
   });

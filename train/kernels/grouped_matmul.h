@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "recipes/schema/error.h"
+
 namespace tune {
 
 /// Consecutive rows that belong together: group g ends before row ends[g], where the next begins. Undefined: all rows
@@ -12,6 +14,22 @@ struct RowGroups {
 
   std::int64_t count() const { return ends.defined() ? ends.size(0) : 1; }
 };
+
+struct RowGroup {
+  std::int64_t number = 0, first = 0, rows = 0;
+};
+
+/// Calls f with each group that has rows; `rows`: of all groups. The host waits for the device where groups are
+/// defined.
+template <typename F>
+void for_groups(const RowGroups& groups, std::int64_t rows, F&& f) {
+  if (!groups.ends.defined()) return f(RowGroup{0, 0, rows});
+  const at::Tensor host = groups.ends.cpu();
+  const auto* end = host.const_data_ptr<std::int32_t>();
+  TUNE_CHECK(end[groups.count() - 1] == rows, "groups of {} rows, there are {}", end[groups.count() - 1], rows);
+  for (std::int64_t g = 0, first = 0; g < groups.count(); first = end[g++])
+    if (end[g] > first) f(RowGroup{g, first, end[g] - first});
+}
 
 // One product a group, each group with a matrix of its own; the matrices lie one below the other. A group without rows
 // is allowed. bf16 on CUDA: one launch for all groups (at::_grouped_mm); else one product a group. With one group these

@@ -27,6 +27,9 @@ at::Tensor attention_backward(const at::Tensor&, const at::Tensor&, const Attent
                               const std::vector<std::int32_t>&, const AttentionShape&) {
   refuse();
 }
+void nf4_dequantize(at::Tensor&, const at::Tensor&, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
+  refuse();
+}
 DeviceFacts device_facts(const at::Device&) { refuse(); }
 void use_device(const at::Device&) { refuse(); }
 

@@ -43,7 +43,7 @@ struct Decoder::Parts {
 
   // Units: the embedding, the layers, the final norm with the head; tied, the first and the last are one.
   std::unique_ptr<WeightKeeper> keeper;  // null: all weights are here
-  bool trains_slices() const { return keeper && options.training && options.adapter.type == AdapterType::none; }
+  bool trains_slices() const { return keeper && options.training && !has_adapter(options.adapter); }
   std::size_t tail() const { return config.tie_word_embeddings ? 0 : layers.size() + 1; }
   void take(std::size_t unit, std::optional<std::size_t> next = std::nullopt) {
     if (keeper) keeper->take(unit, next);
@@ -111,7 +111,7 @@ void Decoder::Parts::collect_trained() {
     gradient = at::zeros_like(master);
     trained.push_back({.name = name, .value = value, .master = master, .gradient = gradient, .decays = decays});
   };
-  const bool full = options.adapter.type == AdapterType::none;
+  const bool full = !has_adapter(options.adapter);
   if (full) add("model.embed_tokens.weight", embedding, embedding_master, embedding_gradient, true);
   for (auto& layer : layers) {
     first_trained.push_back(trained.size());
@@ -146,7 +146,7 @@ std::vector<WeightSlot> Decoder::Parts::make_weights(const WeightSource& weights
     if (kept_gradients) gradient = at::empty({0}, tensor.options().dtype(at::kFloat));
     unit.weights.push_back(tensor);
     unit.gradients.push_back(gradient);
-    unit.slots.push_back({name, tensor});
+    unit.slots.push_back({name, tensor, {}});
   };
   into(first, "model.embed_tokens.weight", embedding, embedding_gradient, {config.vocab_size, config.hidden_size});
   if (config.tie_word_embeddings)
@@ -158,15 +158,17 @@ std::vector<WeightSlot> Decoder::Parts::make_weights(const WeightSource& weights
     const std::string prefix = fmt::format("model.layers.{}.", i);
     if (kept_gradients) layer.train_weights(options.train_router, true);
     WeightUnit unit;
+    std::vector<WeightSlot> slots = {{prefix + "input_layernorm.weight", layer.input_norm, {}},
+                                     {prefix + "post_attention_layernorm.weight", layer.post_attention_norm, {}}};
+    for (LinearGroup* group : layer.groups()) group->append_slots(slots);
+    // A unit is of one dtype: of a layer in NF4 the norms and the router, which are small, stay outside.
+    const at::ScalarType dtype = layer.groups().front()->weight().scalar_type();
+    for (WeightSlot& slot : slots) (slot.destination.scalar_type() == dtype ? unit.slots : all).push_back(slot);
     for (const auto& [weight, gradient] : layer.weights_and_gradients()) {
+      if (weight.scalar_type() != dtype) continue;
       unit.weights.push_back(weight);
       unit.gradients.push_back(gradient);
     }
-    unit.slots = {{prefix + "input_layernorm.weight", layer.input_norm},
-                  {prefix + "post_attention_layernorm.weight", layer.post_attention_norm}};
-    for (LinearGroup* group : layer.groups())
-      for (const LinearModule& module : group->modules())
-        unit.slots.push_back({module.name + ".weight", group->weight().narrow(0, module.first_row, module.rows)});
     add(unit);
   }
   if (config.tie_word_embeddings) {
@@ -191,13 +193,13 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const D
   p.config = config;
   p.options = options;
   p.keeper = std::move(keeper);
-  const bool has_adapter = options.adapter.type == AdapterType::lora;
+  const bool adapted = has_adapter(options.adapter);
   load_weights(weights, p.make_weights(weights));
   if (p.trains_slices())
     p.first_trained.assign(p.layers.size() + 1, 0);
-  else if (options.training || has_adapter)
+  else if (options.training || adapted)
     p.collect_trained();
-  if (has_adapter && !options.adapter.init_adapter.empty()) load_adapter(options.adapter, p.trained);
+  if (adapted && !options.adapter.init_adapter.empty()) load_adapter(options.adapter, p.trained);
 }
 
 Decoder::~Decoder() = default;

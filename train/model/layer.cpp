@@ -37,7 +37,7 @@ Layer::Layer(const ModelConfig& config, std::int64_t index, const DecoderOptions
   o_ = LinearGroup({module("self_attn.o_proj", hidden)}, q, options);
   input_norm = at::empty({hidden}, tensor_options(options));
   post_attention_norm = at::empty({hidden}, tensor_options(options));
-  if (options.adapter.type == AdapterType::none) return;
+  if (!has_adapter(options.adapter)) return;
   const std::vector<std::string> targets = adapted_modules(options.adapter, config);
   for (LinearGroup* group : groups()) group->add_adapter(targets, options);
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "checkpoints/quantize/nf4.h"
 #include "recipes/schema/error.h"
 #include "train/model/dtype.h"
 #include "train/model/overflow.h"
@@ -37,14 +38,32 @@ std::string peft_key(const std::string& module, const char* factor) {
 }  // namespace
 
 LinearGroup::LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options,
-                         std::int64_t experts)
-    : modules_(std::move(modules)), experts_(experts) {
-  std::int64_t rows = 0;
+                         std::int64_t experts, bool quantizable)
+    : modules_(std::move(modules)), experts_(experts), in_(in_features) {
+  std::vector<std::int64_t> rows;
   for (LinearModule& module : modules_) {
-    module.first_row = rows;
-    rows += module.rows;
+    module.first_row = rows_;
+    rows_ += module.rows;
+    rows.push_back(module.rows);
   }
-  weight_ = at::empty({rows, in_features}, tensor_options(options));
+  if (options.adapter.type == AdapterType::qlora && quantizable)
+    nf4_ = make_nf4_matrices(rows, in_, at::Device(options.device));
+  else
+    weight_ = at::empty({rows_, in_}, tensor_options(options));
+}
+
+void LinearGroup::append_slots(std::vector<WeightSlot>& slots) {
+  for (std::size_t i = 0; i < modules_.size(); ++i) {
+    const LinearModule& module = modules_[i];
+    if (is_quantized())
+      slots.push_back(
+          {.name = module.name + ".weight",
+           .destination = nf4_.bytes.narrow(0, nf4_.matrices[i].first_byte, Nf4Layout(module.rows * in_).bytes),
+           .nf4_shape = {module.rows, in_}});
+    else
+      slots.push_back(
+          {.name = module.name + ".weight", .destination = weight_.narrow(0, module.first_row, module.rows)});
+  }
 }
 
 void LinearGroup::add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options) {
@@ -55,16 +74,16 @@ void LinearGroup::add_adapter(const std::vector<std::string>& targets, const Dec
   adapted_ = adapted / experts_;
   rank_ = options.adapter.lora_r;
   scale_ = options.adapter.lora_alpha / static_cast<double>(rank_);
-  const auto fp32 = weight_.options().dtype(at::kFloat);
-  lora_a_ = at::zeros({adapted * rank_, weight_.size(1)}, weight_.options());
-  lora_b_ = at::zeros({weight_.size(0), adapted_ * rank_}, weight_.options());
-  lora_a_master_ = weight_.scalar_type() == at::kFloat ? lora_a_ : at::zeros_like(lora_a_, fp32);
-  const double bound = 1.0 / std::sqrt(static_cast<double>(weight_.size(1)));
+  const at::TensorOptions computed = tensor_options(options), fp32 = computed.dtype(at::kFloat);
+  lora_a_ = at::zeros({adapted * rank_, in_}, computed);
+  lora_b_ = at::zeros({rows_, adapted_ * rank_}, computed);
+  lora_a_master_ = options.dtype == Dtype::fp32 ? lora_a_ : at::zeros_like(lora_a_, fp32);
+  const double bound = 1.0 / std::sqrt(static_cast<double>(in_));
   for (const LinearModule& module : modules_) {
     if (module.adapter < 0) continue;
     // a stream of its own for each module: adding a target module leaves the others' initial values alone
     auto generator = at::detail::createCPUGenerator(stream_of(module.name, options.seed));
-    at::Tensor initial = at::empty({rank_, weight_.size(1)}, at::kFloat).uniform_(-bound, bound, generator);
+    at::Tensor initial = at::empty({rank_, in_}, at::kFloat).uniform_(-bound, bound, generator);
     lora_a_master_.narrow(0, module.adapter * rank_, rank_).copy_(initial);
     lora_b_master_.push_back(at::zeros({module.rows, rank_}, fp32));
   }
@@ -93,14 +112,14 @@ at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const
 
 // The i-th adapted module's A of all experts, one below the other.
 at::Tensor LinearGroup::factor_a(std::int64_t adapter) const {
-  return lora_a_.view({experts_, adapted_ * rank_, lora_a_.size(1)})
+  return lora_a_.view({experts_, adapted_ * rank_, in_})
       .narrow(1, adapter * rank_, rank_)
-      .reshape({experts_ * rank_, lora_a_.size(1)});
+      .reshape({experts_ * rank_, in_});
 }
 
 at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout,
                                 const RowGroups& groups) const {
-  at::Tensor y = grouped_matmul_nt(x, weight_, groups);
+  at::Tensor y = is_quantized() ? nf4_matmul_nt(x, nf4_, groups) : grouped_matmul_nt(x, weight_, groups);
   if (adapted_ == 0 || !adapter_on) return y;
   at::Tensor projected;
   if (dropout.probability == 0) {
@@ -119,7 +138,7 @@ at::Tensor LinearGroup::backward(const at::Tensor& d_y, const at::Tensor& x, con
                                  const DropoutKey& dropout, const RowGroups& groups) {
   if (weight_gradient_.defined()) weight_gradient_.add_(grouped_matmul_tn(d_y, x, groups));
   at::Tensor d_x;
-  if (want_d_x) d_x = grouped_matmul_nn(d_y, weight_, groups);
+  if (want_d_x) d_x = is_quantized() ? nf4_matmul_nn(d_y, nf4_, groups) : grouped_matmul_nn(d_y, weight_, groups);
   if (adapted_ == 0) return d_x;
 
   const at::Tensor d_b = grouped_matmul_tn(d_y, down, groups);  // only its diagonal blocks belong to the adapters
@@ -135,12 +154,11 @@ at::Tensor LinearGroup::backward(const at::Tensor& d_y, const at::Tensor& x, con
     if (want_d_x) add_grouped_matmul_nn_(d_x, d_down, lora_a_, groups);
     return d_x;
   }
-  const std::int64_t in = lora_a_.size(1);
   for (std::int64_t i = 0; i < adapted_; ++i) {
     const at::Tensor part = d_down.narrow(1, i * rank_, rank_).contiguous();
-    lora_a_gradient_.view({experts_, adapted_ * rank_, in})
+    lora_a_gradient_.view({experts_, adapted_ * rank_, in_})
         .narrow(1, i * rank_, rank_)
-        .add_(grouped_matmul_tn(part, dropped(x, i, dropout), groups).view({experts_, rank_, in}));
+        .add_(grouped_matmul_tn(part, dropped(x, i, dropout), groups).view({experts_, rank_, in_}));
     if (want_d_x) d_x.add_(dropped(grouped_matmul_nn(part, factor_a(i), groups), i, dropout));
   }
   return d_x;

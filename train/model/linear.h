@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "train/kernels/grouped_matmul.h"
+#include "train/kernels/nf4.h"
 #include "train/model/decoder.h"
+#include "train/model/load.h"
 
 namespace tune {
 
@@ -28,15 +30,21 @@ struct DropoutKey {
 /// one below the other. The adapters' A lie one below the other too; their B are the blocks of one block-diagonal
 /// matrix. (Hu et al. 2021. Four products a group, whatever the number of modules.)
 ///
+/// A frozen weight may be kept in NF4 (QLoRA): it computes as its dequantised values would.
+///
 /// Experts: the same modules once for each expert, expert by expert; `groups` says which rows of x go to which. Without
 /// experts it stays empty.
 class LinearGroup {
  public:
   LinearGroup() = default;
 
-  /// names and rows of the modules, in order. Storage is allocated, its contents are the caller's business.
+  /// names and rows of the modules, in order. Storage is allocated, its contents are the caller's business. The weight
+  /// is kept in NF4 with adapters of type qlora, unless quantizable is false.
   LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options,
-              std::int64_t experts = 1);
+              std::int64_t experts = 1, bool quantizable = true);
+
+  /// Where the modules' weights are to be read to.
+  void append_slots(std::vector<WeightSlot>& slots);
 
   /// Puts a fresh adapter (A uniform in +-1/sqrt(in), B zero) on the named modules ("q_proj", ...).
   void add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options);
@@ -60,7 +68,8 @@ class LinearGroup {
   std::string first_overflow(const at::Tensor& values, const RowGroups& groups = {}) const;
 
   const std::vector<LinearModule>& modules() const { return modules_; }
-  at::Tensor& weight() { return weight_; }
+  bool is_quantized() const { return nf4_.bytes.defined(); }
+  at::Tensor& weight() { return is_quantized() ? nf4_.bytes : weight_; }  // [rows, in], or bytes of Nf4Matrices
   const at::Tensor& weight_gradient() const { return weight_gradient_; }
 
  private:
@@ -69,7 +78,9 @@ class LinearGroup {
 
   std::vector<LinearModule> modules_;
   std::int64_t experts_ = 1;
-  at::Tensor weight_;                           // [rows, in]
+  std::int64_t rows_ = 0, in_ = 0;
+  at::Tensor weight_;                           // [rows, in]; undefined where it is in NF4
+  Nf4Matrices nf4_;                             // a matrix a module
   at::Tensor weight_master_, weight_gradient_;  // fp32, full fine-tuning only
   std::int64_t adapted_ = 0, rank_ = 0;         // adapted modules of an expert
   double scale_ = 1;

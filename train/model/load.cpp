@@ -12,6 +12,8 @@
 #include <string>
 
 #include "checkpoints/peft/adapter_folder.h"
+#include "checkpoints/quantize/nf4.h"
+#include "checkpoints/quantize/nf4_weights.h"
 #include "recipes/schema/error.h"
 #include "train/model/dtype.h"
 
@@ -22,6 +24,8 @@ Dtype dtype_of(const at::Tensor& tensor) {
   if (tensor.scalar_type() == at::kFloat) return Dtype::fp32;
   return tensor.scalar_type() == at::kBFloat16 ? Dtype::bf16 : Dtype::fp16;
 }
+
+constexpr std::uint32_t kExponent = 0x7F800000u;  // of fp32
 
 // NaN and infinity are the values whose exponent bits are all set. One pass without branches, so it vectorises.
 template <typename Word>
@@ -35,7 +39,7 @@ bool all_finite(const void* data, std::int64_t count, Word exponent) {
 bool all_finite(const at::Tensor& t) {
   switch (t.scalar_type()) {
     case at::kFloat:
-      return all_finite<std::uint32_t>(t.const_data_ptr(), t.numel(), 0x7F800000u);
+      return all_finite<std::uint32_t>(t.const_data_ptr(), t.numel(), kExponent);
     case at::kBFloat16:
       return all_finite<std::uint16_t>(t.const_data_ptr(), t.numel(), 0x7F80u);
     default:
@@ -65,17 +69,19 @@ void read_part(const WeightSource& weights, const WeightPart& part, const at::Te
   }
 }
 
+[[noreturn]] void refuse_non_finite(const std::string& name) {
+  throw Error{Fault::data,
+              {},
+              fmt::format("tensor {} of the base model holds NaN or infinity", name),
+              "the file is damaged, or its numbers do not fit the dtype: try train.precision: bf16 or fetch it again"};
+}
+
 void load_part(const WeightSource& weights, const WeightPart& part) {
   const at::Tensor host = part.destination.is_cpu()
                               ? part.destination
                               : at::empty(part.destination.sizes(), part.destination.scalar_type());
   read_part(weights, part, host);
-  if (!all_finite(host))
-    throw Error{
-        Fault::data,
-        {},
-        fmt::format("tensor {} of the base model holds NaN or infinity", part.name),
-        "the file is damaged, or its numbers do not fit the dtype: try train.precision: bf16 or fetch it again"};
+  if (!all_finite(host)) refuse_non_finite(part.name);
   if (!part.destination.is_cpu()) part.destination.copy_(host);
 }
 
@@ -87,11 +93,27 @@ void load_parts(const WeightSource& weights, const std::vector<WeightPart>& part
   });
 }
 
+at::Tensor load_nf4(const WeightSource& weights, const std::string& name, const std::vector<std::int64_t>& shape) {
+  at::Tensor bytes = at::empty({Nf4Layout(shape[0] * shape[1]).bytes}, at::kByte);
+  quantize_while_reading(weights, name, shape[0], shape[1],
+                         {static_cast<std::byte*>(bytes.mutable_data_ptr()), bytes.nbytes()},
+                         [&](std::span<const float> values) {
+                           if (!all_finite<std::uint32_t>(values.data(), std::ssize(values), kExponent))
+                             refuse_non_finite(name);
+                         });
+  return bytes;
+}
+
 void load_weights(const WeightSource& weights, const std::vector<WeightSlot>& slots) {
-  std::vector<WeightPart> parts;
-  for (const WeightSlot& slot : slots)
-    parts.push_back({slot.name, slot.destination.sizes().vec(), 0, slot.destination});
-  load_parts(weights, parts);
+  at::parallel_for(0, static_cast<std::int64_t>(slots.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const WeightSlot& slot = slots[static_cast<std::size_t>(i)];
+      if (slot.nf4_shape.empty())
+        load_part(weights, {slot.name, slot.destination.sizes().vec(), 0, slot.destination});
+      else
+        slot.destination.copy_(load_nf4(weights, slot.name, slot.nf4_shape));
+    }
+  });
 }
 
 void load_adapter(const AdapterOptions& options, std::vector<Parameter>& parameters) {

@@ -44,7 +44,8 @@ at::Tensor Routing::by_choice(const at::Tensor& row_values) const {
 }
 
 Router::Router(const ModelConfig& config, std::int64_t layer, const std::string& prefix, const DecoderOptions& options)
-    : gate({{.name = prefix + "block_sparse_moe.gate", .rows = config.num_local_experts}}, config.hidden_size, options),
+    : gate({{.name = prefix + "block_sparse_moe.gate", .rows = config.num_local_experts}}, config.hidden_size, options,
+           /*experts=*/1, /*quantizable=*/false),
       layer_(layer),
       experts_(config.num_local_experts),
       chosen_(config.num_experts_per_tok) {}

@@ -13,7 +13,7 @@ namespace tune {
 
 /// Weights that are needed at the same time: those of a layer, or those before or behind the layers.
 struct WeightUnit {
-  std::vector<at::Tensor> weights;    // of one dtype and device, contiguous, not filled
+  std::vector<at::Tensor> weights;    // of one dtype (uint8: in NF4) and device, contiguous, not filled
   std::vector<at::Tensor> gradients;  // one a weight: fp32 and without memory where it is trained, else undefined
   std::vector<WeightSlot> slots;      // what is read into them
 };

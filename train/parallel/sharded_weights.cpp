@@ -55,6 +55,11 @@ std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const Weight
     const std::int64_t begin = piece->first + slot.destination.storage_offset(), end = begin + slot.destination.numel(),
                        from = std::max(begin, mine), to = std::min(end, mine + each);
     if (from >= to) continue;
+    if (!slot.nf4_shape.empty()) {  // scales know of all values: no slice can be quantised on its own
+      unit.slice.narrow(0, from - mine, to - from)
+          .copy_(load_nf4(source, slot.name, slot.nf4_shape).narrow(0, from - begin, to - from));
+      continue;
+    }
     parts.push_back(
         {slot.name, slot.destination.sizes().vec(), from - begin, unit.slice.narrow(0, from - mine, to - from)});
     if (piece->gradient.defined())

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoints/quantize/nf4.h"
 #include "train/plan/process.h"
 
 namespace tune {
@@ -67,15 +68,34 @@ std::int64_t evaluation_bytes(const Recipe& recipe, const ModelConfig& c, std::i
   return std::max(layer, loss);
 }
 
-// Parameters that are gathered together where the model is sharded (WeightUnit).
-struct Units {
-  std::int64_t layer = 0, last = 0;  // the norm and head, and whatever they are tied to
+// The base model's weights in memory: a layer's norms and router are never in NF4.
+struct Weights {
+  std::int64_t layer = 0;         // parameters of a layer
+  std::int64_t layer_bytes = 0;   // of these what is gathered together where the model is sharded (WeightUnit)
+  std::int64_t beside_bytes = 0;  // of these what is not
+  std::int64_t last = 0;          // parameters of the norm and head, and of whatever they are tied to
 };
 
-Units units_of(const ModelConfig& c) {
-  Units units{2 * c.hidden_size, c.vocab_size * c.hidden_size + c.hidden_size};
-  for (const LinearKind& linear : linear_kinds(c)) units.layer += linear.count * linear.out * linear.in;
-  return units;
+Weights weights_of(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element) {
+  const bool nf4 = adapter.type == AdapterType::qlora;
+  Weights weights{.layer = 2 * c.hidden_size, .last = c.vocab_size * c.hidden_size + c.hidden_size};
+  (nf4 ? weights.beside_bytes : weights.layer_bytes) += 2 * c.hidden_size * element;
+  for (const LinearKind& linear : linear_kinds(c)) {
+    weights.layer += linear.count * linear.out * linear.in;
+    if (nf4 && linear.name != "gate")
+      weights.layer_bytes += linear.count * Nf4Layout(linear.out * linear.in).bytes;
+    else
+      (nf4 ? weights.beside_bytes : weights.layer_bytes) += linear.count * linear.out * linear.in * element;
+  }
+  return weights;
+}
+
+// A tile of dequantised weights, and its product before it stands in its place: of the MLP's first layer, the largest.
+std::int64_t nf4_working_bytes(const ModelConfig& c, std::int64_t tokens, std::int64_t element) {
+  const std::int64_t rows = 2 * c.intermediate_size, whole = rows * c.hidden_size * element;
+  if (whole <= kNf4TileBytes) return whole;
+  const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok);
+  return kNf4TileBytes + active * tokens * std::min(rows, kNf4TileBytes / (c.hidden_size * element)) * element;
 }
 
 }  // namespace
@@ -84,7 +104,7 @@ std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& ad
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok);
   std::int64_t elements = 2 * c.hidden_size + (q + 2 * kv) + q + 2 * active * c.intermediate_size;
-  if (adapter.type == AdapterType::lora) {
+  if (has_adapter(adapter)) {
     const std::vector<std::string> targets = adapted_modules(adapter, c);
     for (const LinearKind& linear : linear_kinds(c))
       if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
@@ -95,19 +115,12 @@ std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& ad
   return elements * element_bytes + 4 * (c.num_attention_heads + 2) + routing;
 }
 
-std::int64_t nf4_bytes(const ModelConfig& c) {
-  std::int64_t weights = 0;
-  for (const LinearKind& linear : linear_kinds(c)) weights += linear.count * linear.out * linear.in;
-  weights *= c.num_hidden_layers;
-  return weights / 2 + weights / 64 + weights / (64 * 256) * 4;
-}
-
 std::int64_t gradient_bucket_bytes(const Recipe& recipe, const ModelConfig& c) {
   std::int64_t values = 0;
   const auto add = [&](std::int64_t size, std::int64_t count) {
     if (size * std::int64_t{sizeof(float)} < kLargeGradientBytes) values += size * count;
   };
-  if (recipe.adapter.type == AdapterType::none) {
+  if (!has_adapter(recipe.adapter)) {
     add(c.hidden_size, 2 * c.num_hidden_layers + 1);  // norms
     for (const LinearKind& linear : linear_kinds(c)) add(linear.out * linear.in, linear.count * c.num_hidden_layers);
     return values * std::int64_t{sizeof(float)};
@@ -125,7 +138,7 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
   const std::int64_t element = dtype == Dtype::fp32 ? 4 : 2, tokens = plan.micro_batch_tokens,
                      trained = plan.trainable_parameters;
-  const bool full = recipe.adapter.type == AdapterType::none;
+  const bool full = !has_adapter(recipe.adapter);
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const std::int64_t row = element * tokens, hidden = c.hidden_size * row;
 
@@ -138,7 +151,10 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const bool sharded = recipe.distributed.strategy == Strategy::shard && plan.ranks > 1 && of_a_copy > 1;
   const std::int64_t ranks = sharded ? of_a_copy : 1,  // that share the model
       state_ranks = full ? ranks : 1;                  // adapters are small: every rank has them whole
-  items.push_back({"base weights", plan.parameters * element / ranks});
+  const Weights weights = weights_of(c, recipe.adapter, element);
+  const std::int64_t outside = (plan.parameters - c.num_hidden_layers * weights.layer) * element;
+  items.push_back({"base weights", (outside + c.num_hidden_layers * weights.layer_bytes) / ranks +
+                                       c.num_hidden_layers * weights.beside_bytes});
   if (full && element != 4) items.push_back({"fp32 masters", trained * 4 / state_ranks});
   if (!full)
     items.push_back(
@@ -162,6 +178,7 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
                                              on_cuda(recipe) ? cuda_attention_bytes(recipe, c, tokens, element)
                                                              : (2 * q + 2 * kv) * row);
   if (c.num_local_experts > 0) layer += (3 * c.intermediate_size + 2 * c.hidden_size) * active * row;  // rows by expert
+  if (recipe.adapter.type == AdapterType::qlora) layer += nf4_working_bytes(c, tokens, element);
   if (full) {
     layer += 2 * experts * c.intermediate_size * c.hidden_size * element;
     if (element != 4)
@@ -171,13 +188,12 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   // layer goes backward: the next one is on its way in, the head's gradients are on their way out.
   std::int64_t at_loss = 0, at_layer = 0;
   if (sharded) {
-    const Units units = units_of(c);
     const bool all = !recipe.distributed.reshard_after_forward;
     const std::int64_t gradient = full ? 4 : 0, layers = all ? c.num_hidden_layers : 1;
-    at_loss = layers * units.layer * element + units.last * (element + gradient);
+    at_loss = layers * weights.layer_bytes + weights.last * (element + gradient);
     at_layer =
-        (all ? layers : 2) * units.layer * element + (units.layer + std::max(units.layer, units.last)) * gradient;
-    if (!on_cuda(recipe)) at_layer += std::max(units.layer, units.last) * gradient;  // others' versions of it
+        (all ? layers : 2) * weights.layer_bytes + (weights.layer + std::max(weights.layer, weights.last)) * gradient;
+    if (!on_cuda(recipe)) at_layer += std::max(weights.layer, weights.last) * gradient;  // others' versions of it
   }
   const std::int64_t working = std::max(loss + at_loss, layer + at_layer) - std::max(at_loss, at_layer);
   if (sharded) items.push_back({"gathered layers", std::max(at_loss, at_layer)});

@@ -13,9 +13,8 @@ std::int64_t tape_bytes_per_token(const ModelConfig& config, const AdapterOption
 /// estimate, it differs from card to card; the allocator, whose peak is what is measured, does not know of it.
 inline constexpr std::int64_t kCudaContextBytes = std::int64_t{512} << 20;
 
-/// What a decoder's linear layers take when they are kept in NF4 (QLoRA: blocks of 64 weights, the blocks' scales
-/// quantised again in blocks of 256): 4.127 bits a weight. Dettmers et al. 2023, section 3.
-std::int64_t nf4_bytes(const ModelConfig& config);
+/// Weights in NF4 are dequantised so much at a time, or one block a row where that is more (train/kernels/nf4.h).
+inline constexpr std::int64_t kNf4TileBytes = std::int64_t{32} << 20;
 
 /// Gradients of several ranks travel as they lie from this size on, smaller ones in buckets
 /// (train/parallel/gradient_sum.h): how much those hold.

@@ -45,7 +45,7 @@ std::int64_t total_parameters(const ModelConfig& config) {
 }
 
 std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOptions& adapter, bool train_router) {
-  if (adapter.type == AdapterType::none) {
+  if (!has_adapter(adapter)) {
     const std::int64_t routers = config.num_hidden_layers * config.num_local_experts * config.hidden_size;
     return total_parameters(config) - (train_router ? 0 : routers);
   }
@@ -57,7 +57,7 @@ std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOption
 }
 
 double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter) {
-  const bool full = adapter.type == AdapterType::none;
+  const bool full = !has_adapter(adapter);
   const std::vector<std::string> targets = full ? std::vector<std::string>{} : adapted_modules(adapter, config);
   std::int64_t weights = 0, factors = 0;  // that a token passes in a layer
   for (const LinearKind& linear : linear_kinds(config)) {
@@ -92,8 +92,8 @@ std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const Mo
 
 bool trains_routers(const Recipe& recipe, const ModelConfig& config) {
   if (config.num_local_experts == 0) return false;
-  return recipe.adapter.type == AdapterType::none ? recipe.train.train_router
-                                                  : contains(adapted_modules(recipe.adapter, config), "gate");
+  return has_adapter(recipe.adapter) ? contains(adapted_modules(recipe.adapter, config), "gate")
+                                     : recipe.train.train_router;
 }
 
 double router_aux_loss_coef(const Recipe& recipe, const ModelConfig& config) {
