@@ -96,7 +96,7 @@ class Setting:
 
 def fresh_adapter(model, folder, **config):
     torch.manual_seed(11)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", **config))
+    model = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **config}))
     model.save_pretrained(folder)
     return model
 
