@@ -67,6 +67,7 @@ DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, 
           .training = training,
           .gradient_checkpointing = recipe.train.gradient_checkpointing,
           .train_router = recipe.train.train_router,
+          .neftune_noise_alpha = training ? recipe.train.neftune_noise_alpha : 0,
           .router_aux_loss_coef = router_aux_loss_coef(recipe, config),
           .reshard_after_forward = recipe.distributed.reshard_after_forward,
           .seed = recipe.train.seed};

@@ -64,8 +64,12 @@ std::optional<LoadedCheckpoint> RunCheckpoints::find(const ResumeOption& resume)
   return checkpoint;
 }
 
-void RunCheckpoints::restore(const LoadedCheckpoint& checkpoint) {
+void RunCheckpoints::restore_weights(const LoadedCheckpoint& checkpoint) {
   for (Parameter& parameter : decoder_.trained()) restore_parameter(parameter, checkpoint);
+}
+
+void RunCheckpoints::restore(const LoadedCheckpoint& checkpoint) {
+  restore_weights(checkpoint);
   optimizer_.restore(
       [&](std::string_view name, std::span<std::byte> destination) { checkpoint.read(name, destination); },
       checkpoint.step());
@@ -82,7 +86,7 @@ TrainingState RunCheckpoints::state(std::int64_t step, const std::map<std::strin
   return state;
 }
 
-void RunCheckpoints::require_disk(std::int64_t values, std::int64_t step, std::int64_t steps) const {
+void RunCheckpoints::require_disk(std::int64_t checkpoint_bytes, std::int64_t step, std::int64_t steps) const {
   const std::int64_t every = options_.save_steps > 0 ? options_.save_steps : steps;
   const std::int64_t to_come = (steps + every - 1) / every - step / every, limit = options_.save_total_limit;
   const auto there = static_cast<std::int64_t>(list_checkpoints(folder_).size());
@@ -90,17 +94,18 @@ void RunCheckpoints::require_disk(std::int64_t values, std::int64_t step, std::i
   const std::int64_t more = limit > 0 ? std::min(to_come, std::max<std::int64_t>(limit + 1 - there, 1)) : to_come;
   if (step == steps || more < 1) return;
   constexpr std::int64_t kHeaders = 1 << 20;
-  const auto bytes = static_cast<std::uint64_t>(more * (values * std::int64_t{sizeof(float)} + kHeaders));
+  const auto bytes = static_cast<std::uint64_t>(more * (checkpoint_bytes + kHeaders));
   require_free_disk(folder_, bytes + bytes / 10, fmt::format("a run that adds {} checkpoints", more));
 }
 
-void RunCheckpoints::save(std::int64_t step, const std::map<std::string, std::string>& facts) {
+void RunCheckpoints::save(std::int64_t step, const std::map<std::string, std::string>& facts,
+                          std::optional<std::int64_t> best) {
   saved_ = step;
   if (!decoder_.trains_slices() && !world_.rank().writes()) return;
   world_.enter(Phase::saving, step);
   unfinished_.emplace();
   background_.finish();  // it clears up behind itself, where the next one begins now
-  const BackgroundSave::Write write = decoder_.trains_slices() ? part_writer(step) : whole_writer();
+  const BackgroundSave::Write write = decoder_.trains_slices() ? part_writer(step, best) : whole_writer(best);
   if (!write) return;
   std::vector<at::Tensor> host;
   if (!adapter_ && decoder_.options().device == "cpu")
@@ -109,16 +114,16 @@ void RunCheckpoints::save(std::int64_t step, const std::map<std::string, std::st
     background_.begin(state(step, facts, host), write);
 }
 
-BackgroundSave::Write RunCheckpoints::whole_writer() const {
-  return [output = folder_, limit = options_.save_total_limit, adapter = adapter_](const TrainingState& state) {
+BackgroundSave::Write RunCheckpoints::whole_writer(std::optional<std::int64_t> best) const {
+  return [best, output = folder_, limit = options_.save_total_limit, adapter = adapter_](const TrainingState& state) {
     save_checkpoint(output, state, adapter);
-    retain_checkpoints(output, limit);
+    retain_checkpoints(output, limit, best);
   };
 }
 
 // Every rank of the first copy writes its slices into the folder that rank 0 makes, and names when all are there. Null
 // for the other copies' ranks.
-BackgroundSave::Write RunCheckpoints::part_writer(std::int64_t step) {
+BackgroundSave::Write RunCheckpoints::part_writer(std::int64_t step, std::optional<std::int64_t> best) {
   std::shared_ptr<AtomicFolder> made;
   const std::string path = world_.from_first([&] {
     made = std::make_shared<AtomicFolder>(checkpoint_path(folder_, step));
@@ -126,11 +131,12 @@ BackgroundSave::Write RunCheckpoints::part_writer(std::int64_t step) {
   });
   const std::int64_t number = world_.rank().number, count = world_.shard_count();
   if (number >= count) return nullptr;
-  return [made, path, number, count, output = folder_, limit = options_.save_total_limit](const TrainingState& state) {
+  return [best, made, path, number, count, output = folder_,
+          limit = options_.save_total_limit](const TrainingState& state) {
     save_part(path, state, number, count);
     if (!made) return;
     finish_parts(*made, state, count);
-    retain_checkpoints(output, limit);
+    retain_checkpoints(output, limit, best);
   };
 }
 

@@ -34,16 +34,17 @@ class RunCheckpoints {
   /// Rank 0 chooses, so that all go on from the same one.
   std::optional<LoadedCheckpoint> find(const ResumeOption& resume) const;
 
-  /// Weights and optimizer state. Error{Fault::data} when it belongs to another model.
+  /// Weights and optimizer state, or weights alone. Error{Fault::data} when it belongs to another model.
   void restore(const LoadedCheckpoint& checkpoint);
+  void restore_weights(const LoadedCheckpoint& checkpoint);
 
-  /// A disk that is too small for the checkpoints of the steps to come, of so many fp32 values each, is found before
+  /// A disk that is too small for the checkpoints of the steps to come, of so many bytes each, is found before
   /// the first step, not after a night. Error{Fault::running}.
-  void require_disk(std::int64_t values, std::int64_t step, std::int64_t steps) const;
+  void require_disk(std::int64_t checkpoint_bytes, std::int64_t step, std::int64_t steps) const;
 
   /// checkpoint-<step>, in the background, except where a copy would double what full fine-tuning keeps in the host's
-  /// memory.
-  void save(std::int64_t step, const std::map<std::string, std::string>& facts);
+  /// memory. best: the step whose checkpoint is not to be removed, if any.
+  void save(std::int64_t step, const std::map<std::string, std::string>& facts, std::optional<std::int64_t> best);
   std::int64_t saved() const { return saved_; }  // the last step that save() was called for here, else -1
 
   /// Throws what a save in the background threw; finish() waits for it.
@@ -56,8 +57,8 @@ class RunCheckpoints {
  private:
   TrainingState state(std::int64_t step, const std::map<std::string, std::string>& facts,
                       std::vector<at::Tensor>& host) const;
-  BackgroundSave::Write whole_writer() const;
-  BackgroundSave::Write part_writer(std::int64_t step);
+  BackgroundSave::Write whole_writer(std::optional<std::int64_t> best) const;
+  BackgroundSave::Write part_writer(std::int64_t step, std::optional<std::int64_t> best);
 
   const std::filesystem::path folder_;
   const SaveOptions options_;

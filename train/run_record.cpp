@@ -140,6 +140,8 @@ std::map<std::string, std::string> RunRecord::facts() const {
   facts["answers_before"] = Json(answers_before).dump();
   if (before) facts["before"] = as_json(*before).dump();
   if (latest) facts["latest"] = as_json(*latest).dump();
+  if (best_saved) facts["best"] = Json{best_saved->step, as_json(best_saved->score)}.dump();
+  if (lowest_loss) facts["lowest_loss"] = Json{*lowest_loss, without_improvement}.dump();
   return facts;
 }
 
@@ -166,16 +168,26 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
     answers_before = Json::parse(it->second).get<std::vector<std::string>>();
   if (const auto it = facts.find("before"); it != facts.end()) before = score_from(it->second);
   if (const auto it = facts.find("latest"); it != facts.end()) latest = score_from(it->second);
+  if (const auto it = facts.find("best"); it != facts.end()) {
+    const Json pair = Json::parse(it->second);
+    best_saved = {pair.at(0).get<std::int64_t>(), score_from(pair.at(1).dump())};
+  }
+  if (const auto it = facts.find("lowest_loss"); it != facts.end()) {
+    const Json pair = Json::parse(it->second);
+    lowest_loss = pair.at(0).get<double>();
+    without_improvement = pair.at(1).get<std::int64_t>();
+  }
 }
 
 void RunRecord::finish(std::int64_t steps, std::int64_t tokens, std::int64_t trained_tokens, double seconds,
                        std::int64_t peak_bytes) const {
-  write(Json{{"steps", steps},
-             {"tokens", tokens},
-             {"trained_tokens", trained_tokens},
-             {"seconds", seconds},
-             {"peak_bytes", peak_bytes}}
-            .dump());
+  Json totals = {{"steps", steps},
+                 {"tokens", tokens},
+                 {"trained_tokens", trained_tokens},
+                 {"seconds", seconds},
+                 {"peak_bytes", peak_bytes}};
+  if (best_saved) totals["best"] = {{"step", best_saved->step}, {"eval_loss", best_saved->score.loss()}};
+  write(totals.dump());
 }
 
 void RunRecord::write(const std::string& totals) const {

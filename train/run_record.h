@@ -33,7 +33,17 @@ class RunRecord {
   void finish(std::int64_t steps, std::int64_t tokens, std::int64_t trained_tokens, double seconds,
               std::int64_t peak_bytes) const;
 
-  std::optional<Score> before;              // of step 0
+  std::optional<Score> before;  // of step 0
+  /// Of the evaluations after step 0: which saved step has the lowest loss; the lowest loss, saved or not; and how many
+  /// evaluations in a row were no improvement.
+  struct Best {
+    std::int64_t step = 0;
+    Score score;
+  };
+  std::optional<Best> best_saved;
+  std::optional<double> lowest_loss;
+  std::int64_t without_improvement = 0;
+
   std::optional<Score> latest;              // of the step that the run is at, once it is evaluated
   std::vector<std::string> answers_before;  // to eval.sample_prompts
 

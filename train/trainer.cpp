@@ -24,6 +24,7 @@
 #include "train/optim/optimizer.h"
 #include "train/parallel/gradient_sum.h"
 #include "train/parallel/sharded_weights.h"
+#include "train/plan/memory.h"
 #include "train/plan/plan.h"
 #include "train/run_checkpoints.h"
 #include "train/run_record.h"
@@ -43,7 +44,8 @@ AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
           .lora_alpha = recipe.adapter.lora_alpha,
           // PEFT refuses dropout on experts; it has no effect on a finished adapter
           .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
-          .target_modules = adapted_modules(recipe.adapter, config)};
+          .target_modules = adapted_modules(recipe.adapter, config),
+          .use_rslora = recipe.adapter.use_rslora};
 }
 
 Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
@@ -88,6 +90,9 @@ class Run {
   void log(const StepOutcome& outcome, double seconds);
   bool evaluate_when_due();
   void save();
+  bool is_best() const;
+  bool stops_early() const;
+  std::int64_t take_best();
   GenerateOptions sampling() const { return {recipe_.eval.sample_max_tokens, 0.0, recipe_.train.seed, {}}; }
   std::optional<std::vector<std::string>> sample_answers();
   std::optional<std::vector<std::string>> sample_answers_together();
@@ -133,8 +138,8 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   if (world.rank().writes()) prepare_folder(resume);
   restore(resume);
   if (!world.rank().writes()) return;
-  checkpoints_->require_disk(plan_.trainable_parameters * (recipe_.train.optim == OptimizerType::adamw ? 3 : 1), step_,
-                             plan_.steps);
+  const std::int64_t trained = plan_.trainable_parameters;
+  checkpoints_->require_disk(4 * trained + optimizer_state_bytes(recipe_.train.optim, trained), step_, plan_.steps);
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();
@@ -177,7 +182,7 @@ RunResult Run::train() {
     else
       going = false;
   }
-  while (going && step_ < plan_.steps) {
+  while (going && step_ < plan_.steps && !stops_early()) {
     const auto step_start = Clock::now();
     world_.enter(Phase::training, step_ + 1);
     const std::optional<StepOutcome> outcome =
@@ -192,10 +197,16 @@ RunResult Run::train() {
     checkpoints_->check();
     log(*outcome, seconds_since(step_start));
     going = (world_.alone() || !outcome->stop_requested) && evaluate_when_due();
-    if (going && (due(recipe_.save.save_steps) || step_ == plan_.steps)) save();
+    if (going && (due(recipe_.save.save_steps) || step_ == plan_.steps || stops_early() ||
+                  (recipe_.save.load_best_model_at_end && is_best())))
+      save();
   }
+  if (going && stops_early() && world_.rank().writes())
+    tell("stopped early, at step {}: eval_loss was no improvement {} times in a row\n", step_,
+         record_.without_improvement);
   result.steps = step_;
   result.seconds = seconds_since(start);
+  const std::int64_t final_step = going ? take_best() : step_;
   const auto after = going ? sample_answers() : std::nullopt;
   for (std::size_t i = 0; after && i < after->size(); ++i)
     result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], (*after)[i]});
@@ -209,9 +220,9 @@ RunResult Run::train() {
   const std::int64_t peak = peak_memory_bytes(decoder_->options().device);
   if (!result.interrupted && has_adapter(recipe_.adapter)) checkpoints_->write_final_adapter();
   if (!result.interrupted && !has_adapter(recipe_.adapter)) {
-    // The last step has been saved: where no rank has the whole, the checkpoint does.
+    // The step has been saved: where no rank has the whole, the checkpoint does.
     if (decoder_->trains_slices())
-      result.tuned_weights = std::make_unique<CheckpointWeights>(load_checkpoint(checkpoint_path(folder_, step_)),
+      result.tuned_weights = std::make_unique<CheckpointWeights>(load_checkpoint(checkpoint_path(folder_, final_step)),
                                                                  inputs_.base.config, std::move(inputs_.base.weights));
     else
       result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_), std::move(inputs_.base.weights));
@@ -250,17 +261,49 @@ bool Run::evaluate_when_due() {
                world_, plan_.evaluation_limit);
   if (!evaluation) return false;
   record_.latest = evaluation->total;
-  if (step_ == 0) record_.before = record_.latest;
+  if (step_ == 0) {
+    record_.before = record_.latest;
+  } else {
+    const double loss = record_.latest->loss();
+    const bool improved = !record_.lowest_loss || loss < *record_.lowest_loss - recipe_.eval.early_stopping_threshold;
+    record_.without_improvement = improved ? 0 : record_.without_improvement + 1;
+    record_.lowest_loss = std::min(loss, record_.lowest_loss.value_or(loss));
+  }
   if (reporter_ != nullptr)
     reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = record_.latest->loss()});
   return true;
 }
 
+// Of the steps that were evaluated and saved.
+bool Run::is_best() const {
+  return step_ > 0 && record_.latest &&
+         (!record_.best_saved || record_.latest->loss() < record_.best_saved->score.loss());
+}
+
+bool Run::stops_early() const {
+  const std::int64_t patience = recipe_.eval.early_stopping_patience;
+  return patience > 0 && record_.without_improvement >= patience;
+}
+
+// Weights and score of the best step, where they are wanted. Returns the step whose weights are here now.
+std::int64_t Run::take_best() {
+  const std::optional<RunRecord::Best>& best = record_.best_saved;
+  if (!recipe_.save.load_best_model_at_end || !best || best->step == step_) return step_;
+  checkpoints_->finish();
+  world_.from_first([] { return std::string(); });  // what other ranks have written is there
+  checkpoints_->restore_weights(load_checkpoint(checkpoint_path(folder_, best->step)));
+  record_.latest = best->score;
+  if (world_.rank().writes())
+    tell("step {} had the lowest eval_loss, {:.4f}: its weights are handed over\n", best->step, best->score.loss());
+  return best->step;
+}
+
 void Run::save() {
+  if (is_best()) record_.best_saved = {step_, *record_.latest};
   std::map<std::string, std::string> facts = record_.facts();
   facts["tokens"] = std::to_string(tokens_);
   facts["trained_tokens"] = std::to_string(trained_tokens_);
-  checkpoints_->save(step_, facts);
+  checkpoints_->save(step_, facts, record_.best_saved ? std::optional(record_.best_saved->step) : std::nullopt);
 }
 
 // Nothing when a stop was asked for meanwhile, of any rank. The ranks share the prompts.

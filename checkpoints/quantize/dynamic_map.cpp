@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 namespace tune {
@@ -18,7 +19,7 @@ std::vector<float> boundaries(int count) {
   return values;
 }
 
-std::array<float, 256> make_map(bool is_signed) {
+DynamicMap make_map(bool is_signed) {
   constexpr int kExponents = 7;
   std::vector<float> values = {0.0f, 1.0f};
   for (int i = 0; i < kExponents; ++i) {
@@ -32,23 +33,24 @@ std::array<float, 256> make_map(bool is_signed) {
   }
   values.resize(256, 0.0f);
   std::sort(values.begin(), values.end());
-  std::array<float, 256> map{};
-  std::copy(values.begin(), values.end(), map.begin());
+  DynamicMap map{};
+  std::copy(values.begin(), values.end(), map.values.begin());
+  for (std::size_t i = 0; i + 1 < values.size(); ++i) map.midpoints[i] = (values[i] + values[i + 1]) / 2.0f;
+  map.midpoints.back() = std::numeric_limits<float>::infinity();
+  for (std::uint32_t upper = 0; upper < map.first.size(); ++upper) {
+    const bool negative = upper >= 0x8000u;
+    const auto least = std::bit_cast<float>(upper << 16 | (negative ? 0xFFFFu : 0u));  // of the floats that have it
+    const auto below = std::lower_bound(map.midpoints.begin(), map.midpoints.end() - 1, std::isnan(least) ? 0 : least);
+    map.first[upper] = static_cast<std::uint8_t>(below - map.midpoints.begin());
+  }
   return map;
 }
 
 }  // namespace
 
-const std::array<float, 256>& dynamic_map(bool is_signed) {
-  static const std::array<float, 256> with_sign = make_map(true), without = make_map(false);
+const DynamicMap& dynamic_map(bool is_signed) {
+  static const DynamicMap with_sign = make_map(true), without = make_map(false);
   return is_signed ? with_sign : without;
-}
-
-std::uint8_t nearest_code(const std::array<float, 256>& map, float x) {
-  std::size_t low = 0;  // how many midpoints lie below x
-  for (std::size_t half = 128; half > 0; half /= 2)
-    if (const std::size_t next = low + half; (map[next - 1] + map[next]) / 2.0f < x) low = next;
-  return static_cast<std::uint8_t>(low);
 }
 
 }  // namespace tune

@@ -13,7 +13,7 @@ namespace tune {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;
-constexpr float kSmallest = 1e-38f;  // of what is divided by: a block of zeros is one of zeros again
+static_assert(kNf4ScaleBlock == kDynamicBlock);
 
 std::int64_t up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple; }
 
@@ -24,7 +24,7 @@ TUNE_CPU_CLONES float quantize_block(const float* values, std::int64_t count, st
   float largest = 0;
 #pragma omp simd reduction(max : largest)
   for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
-  const float inverse = 1.0f / std::max(largest, kSmallest);
+  const float inverse = 1.0f / std::max(largest, kLeastScale);
   std::int32_t below[kNf4Block] = {};
   for (std::size_t k = 0; k + 1 < std::size(kNf4); ++k) {
     const float midpoint = (kNf4[k] + kNf4[k + 1]) / 2.0f;
@@ -43,10 +43,10 @@ struct Scales {
       : codes(reinterpret_cast<const std::uint8_t*>(bytes + layout.scale_codes)),
         scales(reinterpret_cast<const float*>(bytes + layout.scales)) {}
   TUNE_INLINE float of(std::int64_t block) const {
-    const float product = map[codes[block]] * scales[1 + block / kNf4ScaleBlock];
+    const float product = map.values[codes[block]] * scales[1 + block / kNf4ScaleBlock];
     return product + scales[0];
   }
-  const std::array<float, 256>& map = dynamic_map(true);
+  const DynamicMap& map = dynamic_map(true);
   const std::uint8_t* codes;
   const float* scales;
 };
@@ -177,9 +177,8 @@ void Nf4Quantizer::finish() {
         std::span(scales_).subspan(first, std::min<std::size_t>(kNf4ScaleBlock, scales_.size() - first));
     float largest = 0;
     for (float& scale : block) largest = std::max(largest, std::fabs(scale -= mean));
-    const float inverse = 1.0f / std::max(largest, kSmallest);
-    for (const float scale : block)
-      *codes++ = nearest_code(dynamic_map(true), std::clamp(scale * inverse, -1.0f, 1.0f));
+    const float inverse = 1.0f / std::max(largest, kLeastScale);
+    for (const float scale : block) *codes++ = dynamic_map(true).nearest(std::clamp(scale * inverse, -1.0f, 1.0f));
     *stored++ = largest;
   }
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "checkpoints/safetensors/header.h"
 #include "checkpoints/training/manifest.h"
 #include "checkpoints/training/retention.h"
 #include "checkpoints/training/slice_name.h"
@@ -20,8 +21,9 @@ LoadedCheckpoint::LoadedCheckpoint(const fs::path& folder, const Manifest& manif
   for (const SafetensorsFile& file : files_) {
     for (const TensorInfo& info : file.tensors()) {
       const SliceName name = parse_slice_name(info.name);
+      const std::uint64_t element = element_bytes(info.dtype);
       slices_[name.tensor].push_back(
-          {static_cast<std::uint64_t>(name.first.value_or(0)) * sizeof(float), file.bytes(info.name)});
+          {static_cast<std::uint64_t>(name.first.value_or(0)) * element, element, file.bytes(info.name)});
     }
   }
   for (auto& [tensor, slices] : slices_)
@@ -35,10 +37,12 @@ std::uint64_t LoadedCheckpoint::bytes(std::string_view tensor) const {
 
 void LoadedCheckpoint::read(std::string_view name, std::span<std::byte> destination) const {
   const SliceName wanted = parse_slice_name(name);
-  const std::uint64_t begin = static_cast<std::uint64_t>(wanted.first.value_or(0)) * sizeof(float),
+  const auto found = slices_.find(wanted.tensor);
+  const std::uint64_t element = found == slices_.end() ? 1 : found->second.front().element,
+                      begin = static_cast<std::uint64_t>(wanted.first.value_or(0)) * element,
                       end = begin + destination.size(), whole = bytes(wanted.tensor);
   std::uint64_t at = begin;
-  if (const auto found = slices_.find(wanted.tensor); found != slices_.end()) {
+  if (found != slices_.end()) {
     for (const Slice& slice : found->second) {
       if (at == end || slice.first > at) break;
       if (slice.first + slice.bytes.size() <= at) continue;

@@ -16,7 +16,7 @@ namespace tune {
 struct Manifest;
 
 /// A whole checkpoint: every file was compared with the manifest before this object came to be. Its files are mapped.
-/// Its numbers are fp32.
+/// Its weights are fp32.
 class LoadedCheckpoint {
  public:
   /// Opens the files of a manifest that check_files() has passed; load_checkpoint() does both.
@@ -35,7 +35,8 @@ class LoadedCheckpoint {
 
  private:
   struct Slice {
-    std::uint64_t first = 0;  // byte of the tensor
+    std::uint64_t first = 0;    // byte of the tensor
+    std::uint64_t element = 0;  // bytes of one
     std::span<const std::byte> bytes;
   };
   std::filesystem::path folder_;

@@ -42,11 +42,14 @@ std::map<std::int64_t, fs::path> list_checkpoints(const fs::path& output_dir) {
   return checkpoints;
 }
 
-void retain_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit) {
-  auto checkpoints = list_checkpoints(output_dir);
-  while (save_total_limit > 0 && static_cast<std::int64_t>(checkpoints.size()) > save_total_limit) {
-    remove_atomically(checkpoints.begin()->second);
-    checkpoints.erase(checkpoints.begin());
+void retain_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit, std::optional<std::int64_t> best) {
+  const auto checkpoints = list_checkpoints(output_dir);
+  auto surplus = save_total_limit > 0 ? static_cast<std::int64_t>(checkpoints.size()) - save_total_limit : 0;
+  for (const auto& [step, path] : checkpoints) {
+    if (surplus <= 0 || step == checkpoints.rbegin()->first) break;
+    if (step == best) continue;
+    remove_atomically(path);
+    --surplus;
   }
   remove_leftovers(output_dir);
 }

@@ -225,6 +225,35 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
                          "name some, or leave eval_steps out");
 }
 
+void only_adapters_have_two_factors(const Recipe& recipe, Reading& reading) {
+  if (has_adapter(recipe.adapter)) return;
+  if (recipe.adapter.use_rslora)
+    reading.problems.add(reading.place_of("adapter.use_rslora"), "use_rslora is true, but adapter.type is none",
+                         "leave it out, or write type: lora");
+  if (recipe.adapter.loraplus_lr_ratio != 1)
+    reading.problems.add(reading.place_of("adapter.loraplus_lr_ratio"),
+                         "loraplus_lr_ratio is given, but adapter.type is none", "leave it out, or write type: lora");
+}
+
+void the_best_step_is_found_by_evaluation(const Recipe& recipe, Reading& reading) {
+  const EvalOptions& eval = recipe.eval;
+  const auto needs = [&](const std::string& key, const std::string& what) {
+    if (recipe.data.eval_datasets.empty())
+      reading.problems.add(reading.place_of(key), what + ", but there are no data.eval_datasets",
+                           "name some, or leave it out");
+    else if (eval.eval_steps == 0)
+      reading.problems.add(reading.place_of(key), what + ", but eval.eval_steps is 0: only the end is evaluated",
+                           "write eval_steps, such as 100, or leave it out");
+  };
+  if (eval.early_stopping_patience > 0)
+    needs("eval.early_stopping_patience", fmt::format("early_stopping_patience is {}", eval.early_stopping_patience));
+  else if (eval.early_stopping_threshold > 0)
+    reading.problems.add(reading.place_of("eval.early_stopping_threshold"),
+                         "early_stopping_threshold is given, but early_stopping_patience is 0",
+                         "write early_stopping_patience, such as 3, or leave it out");
+  if (recipe.save.load_best_model_at_end) needs("save.load_best_model_at_end", "load_best_model_at_end is true");
+}
+
 void exported_adapters_exist(const Recipe& recipe, Reading& reading) {
   if (has_adapter(recipe.adapter)) return;
   for (std::size_t i = 0; i < recipe.exports.size(); ++i) {
@@ -380,6 +409,8 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   filling_in_needs_type_fim_and_room(recipe, reading);
   pretraining_trains_everything(recipe, reading);
   eval_steps_need_eval_datasets(recipe, reading);
+  only_adapters_have_two_factors(recipe, reading);
+  the_best_step_is_found_by_evaluation(recipe, reading);
   exported_adapters_exist(recipe, reading);
   formats_hold_their_quant(recipe, reading);
   only_onnx_has_flavours_and_separate_adapters(recipe, reading);

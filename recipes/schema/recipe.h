@@ -1,5 +1,6 @@
 #pragma once
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -22,7 +23,7 @@ enum class Overflow { error, drop, truncate, split };
 enum class TrainOn { assistant, last, all };
 enum class DatasetType { chat, alpaca, prompt_completion, text, fim };
 enum class Scheduler { constant, linear, cosine, wsd };
-enum class OptimizerType { adamw, sgd };
+enum class OptimizerType { adamw, adamw_8bit, sgd };
 enum class Device { automatic, cpu, cuda };
 enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
 enum class Quant { f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0, int8, int4 };
@@ -46,11 +47,19 @@ struct AdapterOptions {
   std::int64_t lora_r = 16;
   double lora_alpha = 32;
   double lora_dropout = 0.0;
+  bool use_rslora = false;         // scaled by lora_alpha / sqrt(lora_r) instead
+  double loraplus_lr_ratio = 1.0;  // B learns so many times faster than A
   /// module names such as q_proj, or the one word "all-linear": every linear layer of the decoder but lm_head and
   /// routers
   std::vector<std::string> lora_target_modules = {"all-linear"};
   std::string init_adapter;  // a PEFT folder to start from; empty = fresh A, B = 0
 };
+
+/// What B A is multiplied with: lora_alpha / lora_r, with rsLoRA (Kalajdzievski 2023) lora_alpha / sqrt(lora_r).
+inline double lora_scale(const AdapterOptions& adapter) {
+  const auto rank = static_cast<double>(adapter.lora_r);
+  return adapter.lora_alpha / (adapter.use_rslora ? std::sqrt(rank) : rank);
+}
 
 inline bool has_adapter(const AdapterOptions& adapter) { return adapter.type != AdapterType::none; }
 
@@ -101,8 +110,9 @@ struct TrainOptions {
   double adam_beta2 = 0.999;
   double adam_epsilon = 1.0e-8;
   double weight_decay = 0.0;
-  double max_grad_norm = 1.0;  // 0 = no clipping
-  bool train_router = false;   // full fine-tuning of a mixture of experts; adapters name gate in lora_target_modules
+  double max_grad_norm = 1.0;        // 0 = no clipping
+  double neftune_noise_alpha = 0.0;  // 0 = no noise on embeddings
+  bool train_router = false;  // full fine-tuning of a mixture of experts; adapters name gate in lora_target_modules
   std::optional<double> router_aux_loss_coef;  // default: the model's own where its routers are trained, else 0
   bool gradient_checkpointing = false;
   Dtype precision = Dtype::bf16;
@@ -116,11 +126,14 @@ struct EvalOptions {
   std::int64_t per_device_eval_batch_size = 8;
   std::vector<std::string> sample_prompts;  // answered before and after training
   std::int64_t sample_max_tokens = 96;
+  std::int64_t early_stopping_patience = 0;  // evaluations in a row without improvement; 0 = train to the end
+  double early_stopping_threshold = 0.0;     // by how much eval_loss must fall to count as improvement
 };
 
 struct SaveOptions {
-  std::int64_t save_steps = 0;  // 0 = only at the end
-  std::int64_t save_total_limit = 3;
+  std::int64_t save_steps = 0;          // 0 = only at the end
+  std::int64_t save_total_limit = 3;    // the newest and the best one are kept in any case
+  bool load_best_model_at_end = false;  // final/ and exports are of the step with the lowest eval_loss
 };
 
 struct LoggingOptions {

@@ -58,7 +58,7 @@ struct Spelling<Scheduler> {
 template <>
 struct Spelling<OptimizerType> {
   static constexpr auto values = std::to_array<std::pair<OptimizerType, std::string_view>>(
-      {{OptimizerType::adamw, "adamw"}, {OptimizerType::sgd, "sgd"}});
+      {{OptimizerType::adamw, "adamw"}, {OptimizerType::adamw_8bit, "adamw_8bit"}, {OptimizerType::sgd, "sgd"}});
 };
 template <>
 struct Spelling<Device> {

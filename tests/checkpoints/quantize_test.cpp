@@ -39,24 +39,37 @@ std::vector<T> dequantized(std::int64_t values, const std::vector<std::byte>& by
 
 TEST(DynamicMap, IsSortedAndReachesOne) {
   for (const bool is_signed : {true, false}) {
-    const std::array<float, 256>& map = dynamic_map(is_signed);
+    const std::array<float, 256>& map = dynamic_map(is_signed).values;
     EXPECT_TRUE(std::is_sorted(map.begin(), map.end()));
     EXPECT_EQ(map.back(), 1.0f);
     EXPECT_EQ(std::count(map.begin(), map.end(), 0.0f), 1);
   }
-  EXPECT_LT(dynamic_map(true).front(), -0.99f);
-  EXPECT_EQ(dynamic_map(false).front(), 0.0f);
+  EXPECT_LT(dynamic_map(true).values.front(), -0.99f);
+  EXPECT_EQ(dynamic_map(false).values.front(), 0.0f);
 }
 
-TEST(DynamicMap, NearestCodeIsNearest) {
+// As bitsandbytes defines it: the code is the number of midpoints below x.
+TEST(DynamicMap, NearestIsNearest) {
+  std::mt19937 engine(3);
   for (const bool is_signed : {true, false}) {
-    const std::array<float, 256>& map = dynamic_map(is_signed);
-    for (float x = is_signed ? -1.0f : 0.0f; x <= 1.0f; x += 0.00037f) {
-      float least = 2;
-      for (const float value : map) least = std::min(least, std::fabs(value - x));
-      EXPECT_LE(std::fabs(map[nearest_code(map, x)] - x), least * (1 + 1e-6f)) << x;
+    const DynamicMap& map = dynamic_map(is_signed);
+    const auto expect_nearest = [&](float x) {
+      const auto below = std::lower_bound(map.midpoints.begin(), map.midpoints.end(), x) - map.midpoints.begin();
+      ASSERT_EQ(map.nearest(x), below) << x;
+    };
+    for (const float value : map.values) expect_nearest(value);
+    for (std::size_t i = 0; i + 1 < map.midpoints.size(); ++i)
+      for (const float x :
+           {map.midpoints[i], std::nextafter(map.midpoints[i], -2.0f), std::nextafter(map.midpoints[i], 2.0f)})
+        expect_nearest(x);
+    std::uniform_real_distribution<float> exponent(-9, 0);
+    for (int i = 0; i < 100000; ++i) {
+      const float x = std::pow(10.0f, exponent(engine));
+      expect_nearest(x);
+      if (is_signed) expect_nearest(-x);
     }
-    for (std::size_t i = 0; i < map.size(); ++i) EXPECT_EQ(nearest_code(map, map[i]), i);
+    expect_nearest(0.0f);
+    expect_nearest(1e-30f);
   }
 }
 

@@ -205,6 +205,18 @@ TEST(Checkpoint, ManifestCannotPointOutOfTheFolder) {
   EXPECT_THAT(error_text(Fault::data, [&] { load_checkpoint(folder.path()); }), HasSubstr("outside the folder"));
 }
 
+TEST(Retention, KeepsTheBestAmongAsManyAsBefore) {
+  const TemporaryFolder folder;
+  for (const int step : {5, 10, 20, 30})
+    std::filesystem::create_directory(folder / ("checkpoint-" + std::to_string(step)));
+  retain_checkpoints(folder.path(), 3, 5);
+  EXPECT_THAT(steps(folder), ElementsAre(5, 20, 30));
+  retain_checkpoints(folder.path(), 1, 5);
+  EXPECT_THAT(steps(folder), ElementsAre(5, 30));
+  retain_checkpoints(folder.path(), 1, 30);
+  EXPECT_THAT(steps(folder), ElementsAre(30));
+}
+
 TEST(Retention, KeepsTheNewest) {
   const TemporaryFolder folder;
   for (const int step : {5, 10, 100, 20})

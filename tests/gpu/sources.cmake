@@ -4,7 +4,8 @@ file(GLOB gpu_sources RELATIVE ${root} CONFIGURE_DEPENDS ${root}/train/kernels/*
      ${root}/checkpoints/safetensors/*.cpp ${root}/checkpoints/peft/*.cpp ${root}/checkpoints/quantize/*.cpp)
 list(FILTER gpu_sources EXCLUDE REGEX "(no_cuda|hash)\\.cpp$")
 list(APPEND gpu_sources train/model/decoder.cpp train/model/input_statistics.cpp train/model/layer.cpp
-     train/model/linear.cpp train/model/load.cpp train/model/mlp.cpp train/model/overflow.cpp train/model/router.cpp
+     train/model/linear.cpp train/model/load.cpp train/model/mlp.cpp train/model/overflow.cpp train/model/random_stream.cpp
+     train/model/router.cpp
      train/parallel/gloo.cpp train/parallel/gradient_sum.cpp train/parallel/nccl.cpp train/parallel/rank.cpp
      train/parallel/watch.cpp train/parallel/world.cpp train/non_finite.cpp train/step.cpp train/stop.cpp
      train/device.cpp checkpoints/weights.cpp checkpoints/huggingface/convert.cpp

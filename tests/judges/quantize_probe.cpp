@@ -83,7 +83,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (what == "map") {
-    const auto& map = tune::dynamic_map(arguments.at(1) == "signed");
+    const auto& map = tune::dynamic_map(arguments.at(1) == "signed").values;
     write(arguments.at(2), std::vector<float>(map.begin(), map.end()));
     return 0;
   }

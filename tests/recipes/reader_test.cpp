@@ -38,7 +38,7 @@ fsdp: {}
             "r.yaml:11:35: unknown key \"wieght\"; did you mean \"weight\"?\n"
             "r.yaml:12:3: unknown key \"seed\"; did you mean \"train.seed\"?\n"
             "r.yaml:13:23: warmup_ratio is 1.5; it must be a number, 0 to 1\n"
-            "r.yaml:14:1: unknown key \"fsdp\"; sharding is planned; leave it out");
+            "r.yaml:14:1: unknown key \"fsdp\"; write distributed.strategy: shard");
 }
 
 TEST(Reader, FillsEveryKeyOfTheContract) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <string>
 
+#include "train/kernels/adamw_8bit.h"
 #include "train/kernels/attention.h"
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/rope.h"
@@ -34,6 +35,8 @@ at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, co
 /// lies in bytes as checkpoints/quantize/nf4.h has it.
 void nf4_dequantize(at::Tensor& out, const at::Tensor& bytes, std::int64_t all_rows, std::int64_t all_columns,
                     std::int64_t first_row, std::int64_t first_column);
+
+void adamw_8bit_(at::Tensor& master, const at::Tensor& gradient, Moments8bit& moments, const AdamWStep& step);
 
 struct DeviceFacts {
   std::string name;         // "NVIDIA H200"

@@ -51,7 +51,7 @@ void nf4_dequantize(at::Tensor& out, const at::Tensor& bytes, std::int64_t rows,
   const Launch launch(out);
   Tables tables;
   std::copy(std::begin(kNf4), std::end(kNf4), tables.values);
-  std::copy(dynamic_map(true).begin(), dynamic_map(true).end(), tables.scales);
+  std::copy(dynamic_map(true).values.begin(), dynamic_map(true).values.end(), tables.scales);
   const Nf4Layout layout(rows * columns);
   const auto* data = bytes.const_data_ptr<std::uint8_t>();
   const Matrix matrix{

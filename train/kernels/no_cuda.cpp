@@ -30,6 +30,7 @@ at::Tensor attention_backward(const at::Tensor&, const at::Tensor&, const Attent
 void nf4_dequantize(at::Tensor&, const at::Tensor&, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   refuse();
 }
+void adamw_8bit_(at::Tensor&, const at::Tensor&, Moments8bit&, const AdamWStep&) { refuse(); }
 DeviceFacts device_facts(const at::Device&) { refuse(); }
 void use_device(const at::Device&) { refuse(); }
 

@@ -13,6 +13,7 @@
 #include "train/model/layer.h"
 #include "train/model/load.h"
 #include "train/model/overflow.h"
+#include "train/model/random_stream.h"
 #include "train/model/weight_keeper.h"
 #include "train/plan/plan.h"
 
@@ -77,6 +78,8 @@ void add_rows_(at::Tensor& sums, const at::Tensor& ids, const at::Tensor& rows) 
   else
     sums.index_add_(0, ids, rows);
 }
+
+constexpr std::uint64_t kNoise = 0x6E6F697365;  // keeps NEFTune's stream apart from dropout's
 
 // One well-mixed number from three small ones (splitmix64's finalizer).
 std::uint64_t mixed(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
@@ -226,6 +229,9 @@ at::Tensor Decoder::Parts::through_layers(const at::Tensor& input, bool keep, Pa
   if (tail() != 0) leave_tail();
   take(0, 1);
   at::Tensor x = embedding.index_select(0, input);
+  if (dropout_on && options.neftune_noise_alpha > 0)
+    add_neftune_noise_(x, sequence.document_starts, options.neftune_noise_alpha,
+                       mixed(kNoise, sequence.dropout_seed, 0));
   if (tail() != 0) leave(0);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const bool last = i + 1 == layers.size();

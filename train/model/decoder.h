@@ -26,7 +26,8 @@ struct Parameter {
   at::Tensor value;   // may be a strided view
   at::Tensor master;  // fp32, contiguous; the very same tensor as value where that is fp32 and contiguous
   at::Tensor gradient;
-  bool decays = true;  // false for norms: weight decay leaves them alone
+  bool decays = true;     // false for norms: weight decay leaves them alone
+  double rate_scale = 1;  // its learning rate is so many times that of the schedule
 };
 
 struct DecoderOptions {
@@ -36,6 +37,7 @@ struct DecoderOptions {
   bool training = true;        // false: no gradient buffers, nothing is trained
   bool gradient_checkpointing = false;
   bool train_router = false;          // full fine-tuning: the routers' weights, too
+  double neftune_noise_alpha = 0.0;   // of the noise that set_step() turns on with the dropout; 0 = none
   double router_aux_loss_coef = 0.0;  // weight of the auxiliary loss beside the loss a token
   bool reshard_after_forward = true;  // with a keeper: false keeps what forward() took until backward() has used it
   std::int64_t seed = 42;             // of the adapter's initial values and dropout
@@ -109,7 +111,8 @@ class Decoder {
   const at::Tensor& head_weight() const;
   at::Tensor head_gradient();
 
-  /// Dropout's counter: the masks of micro-batch n of step s are a function of (seed, s, n). Evaluation: no_dropout().
+  /// Dropout's and noise's counter: those of micro-batch n of step s are a function of (seed, s, n). Evaluation:
+  /// no_dropout(), which turns both off.
   void set_step(std::int64_t step, std::int64_t micro_batch);
   void no_dropout();
 

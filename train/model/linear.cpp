@@ -10,6 +10,7 @@
 #include "recipes/schema/error.h"
 #include "train/model/dtype.h"
 #include "train/model/overflow.h"
+#include "train/model/random_stream.h"
 
 namespace tune {
 namespace {
@@ -21,14 +22,6 @@ std::uint64_t stream_of(const std::string& name, std::int64_t seed) {
   std::uint64_t hash = 14695981039346656037ull ^ static_cast<std::uint64_t>(seed);
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
   return hash;
-}
-
-at::Generator generator_on(const at::Device& device, std::uint64_t seed) {
-  if (device.is_cpu()) return at::detail::createCPUGenerator(seed);
-  at::Generator generator =
-      at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
-  generator.set_current_seed(seed);
-  return generator;
 }
 
 std::string peft_key(const std::string& module, const char* factor) {
@@ -73,7 +66,8 @@ void LinearGroup::add_adapter(const std::vector<std::string>& targets, const Dec
   if (adapted == 0) return;
   adapted_ = adapted / experts_;
   rank_ = options.adapter.lora_r;
-  scale_ = options.adapter.lora_alpha / static_cast<double>(rank_);
+  scale_ = lora_scale(options.adapter);
+  b_rate_scale_ = options.adapter.loraplus_lr_ratio;
   const at::TensorOptions computed = tensor_options(options), fp32 = computed.dtype(at::kFloat);
   lora_a_ = at::zeros({adapted * rank_, in_}, computed);
   lora_b_ = at::zeros({rows_, adapted_ * rank_}, computed);
@@ -104,7 +98,7 @@ void LinearGroup::train_weights(bool kept) {
 
 at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const {
   if (dropout.probability == 0) return x;
-  const auto generator = generator_on(x.device(), dropout.seed + static_cast<std::uint64_t>(adapter));
+  const auto generator = random_stream(x.device(), dropout.seed + static_cast<std::uint64_t>(adapter));
   const double keep = 1 - dropout.probability;
   // 1 / keep as a factor of its own: rounded to bf16 inside the mask it would be off by up to 0.4 %
   return (x * at::empty_like(x).bernoulli_(keep, generator)).mul_(1 / keep);
@@ -202,7 +196,8 @@ void LinearGroup::append_parameters(std::vector<Parameter>& parameters) {
         {.name = peft_key(module.name, "lora_B"),
          .value = lora_b_.narrow(0, module.first_row, module.rows).narrow(1, module.adapter % adapted_ * rank_, rank_),
          .master = lora_b_master_[index],
-         .gradient = trained ? lora_b_gradient_[index] : at::Tensor()});
+         .gradient = trained ? lora_b_gradient_[index] : at::Tensor(),
+         .rate_scale = b_rate_scale_});
   }
 }
 

@@ -83,7 +83,7 @@ class LinearGroup {
   Nf4Matrices nf4_;                             // a matrix a module
   at::Tensor weight_master_, weight_gradient_;  // fp32, full fine-tuning only
   std::int64_t adapted_ = 0, rank_ = 0;         // adapted modules of an expert
-  double scale_ = 1;
+  double scale_ = 1, b_rate_scale_ = 1;
   at::Tensor lora_a_, lora_b_;                  // [experts * adapted * r, in], [rows, adapted * r]; compute dtype
   at::Tensor lora_a_master_, lora_a_gradient_;  // fp32
   std::vector<at::Tensor> lora_b_master_, lora_b_gradient_;  // [module rows, r] fp32 each

@@ -123,12 +123,13 @@ void load_adapter(const AdapterOptions& options, std::vector<Parameter>& paramet
     throw Error{Fault::data, place,
                 fmt::format("the adapter's rank is {}, the recipe says {}", adapter.config().r, options.lora_r),
                 fmt::format("set adapter.lora_r: {}", adapter.config().r)};
-  const double rank = static_cast<double>(options.lora_r), wanted = options.lora_alpha / rank;
+  const double wanted = lora_scale(options);
   if (std::abs(adapter.config().scale() - wanted) > 1e-9 * wanted)
-    throw Error{Fault::data, place,
-                fmt::format("the adapter is scaled by {}, the recipe's lora_alpha / lora_r is {}",
-                            adapter.config().scale(), wanted),
-                fmt::format("set adapter.lora_alpha: {}", adapter.config().scale() * rank)};
+    throw Error{
+        Fault::data, place,
+        fmt::format("the adapter is scaled by {}, the recipe's is scaled by {}", adapter.config().scale(), wanted),
+        fmt::format("set adapter.lora_alpha: {} (and adapter.use_rslora: {})", adapter.config().lora_alpha,
+                    adapter.config().use_rslora)};
   std::vector<std::string> mistakes;
   std::set<std::string> expected;
   for (const Parameter& parameter : parameters) {

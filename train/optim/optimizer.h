@@ -19,8 +19,8 @@ class Optimizer {
   virtual void step(double learning_rate) = 0;
   virtual void zero_gradients() = 0;
 
-  /// Its tensors, on the host, named "<parameter>.exp_avg" and so on; the masters are the checkpoint's weights, not
-  /// its. The bytes stay valid until the next step.
+  /// Its tensors, on the host, fp32 or uint8, named "<parameter>.exp_avg" and so on; the masters are the checkpoint's
+  /// weights, not its. The bytes stay valid until the next step.
   virtual std::vector<NamedBytes> state() = 0;
 
   /// Reads each tensor of state() by its name: `read` fills the destination, or throws.

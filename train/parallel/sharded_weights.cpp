@@ -12,7 +12,7 @@
 namespace tune {
 namespace {
 
-constexpr std::int64_t kAlignment = 64;  // bytes; what the kernels' vector loads like
+constexpr std::int64_t kAlignment = 256;  // elements: what the kernels' vector loads like, and moments in 8 bits take
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -29,15 +29,14 @@ void point(at::Tensor& tensor, const at::Tensor& memory, std::int64_t first, con
 std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const WeightSource& source) {
   Unit& unit = units_.emplace_back();
   const at::Tensor& any = given.weights.front();
-  const std::int64_t step = kAlignment / any.element_size();
   std::int64_t first = 0;
   for (std::size_t i = 0; i < given.weights.size(); ++i) {
     const at::Tensor& weight = given.weights[i];
     unit.pieces.push_back(
         {weight, i < given.gradients.size() ? given.gradients[i] : at::Tensor(), weight.sizes().vec(), first});
-    first += rounded_up(weight.numel(), step);
+    first += rounded_up(weight.numel(), kAlignment);
   }
-  const std::int64_t ranks = world_.shard_count(), each = rounded_up(first, step * ranks) / ranks,
+  const std::int64_t ranks = world_.shard_count(), each = rounded_up(first, kAlignment * ranks) / ranks,
                      mine = world_.shard_number() * each;
   unit.slice = at::zeros({each}, any.options());
   struct Trained {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoints/quantize/dynamic_map.h"
 #include "checkpoints/quantize/nf4.h"
 #include "train/plan/process.h"
 
@@ -100,6 +101,18 @@ std::int64_t nf4_working_bytes(const ModelConfig& c, std::int64_t tokens, std::i
 
 }  // namespace
 
+std::int64_t optimizer_state_bytes(OptimizerType optimizer, std::int64_t values) {
+  switch (optimizer) {
+    case OptimizerType::adamw:
+      return 8 * values;
+    case OptimizerType::adamw_8bit:
+      return 2 * values + 2 * 4 * (values + kDynamicBlock - 1) / kDynamicBlock;
+    case OptimizerType::sgd:
+      return 0;
+  }
+  return 0;
+}
+
 std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element_bytes) {
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok);
@@ -160,10 +173,11 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
     items.push_back(
         {"adapter and masters", trained * (element == 4 ? 4 : 6) + dense_b_bytes(c, recipe.adapter, element)});
   items.push_back({"gradients", trained * 4 / state_ranks});
-  items.push_back({"optimizer", recipe.train.optim == OptimizerType::adamw ? trained * 8 / state_ranks : 0});
+  const std::int64_t state = optimizer_state_bytes(recipe.train.optim, trained);
+  items.push_back({"optimizer", state / state_ranks});
 
   if (!full && !on_cuda(recipe) && recipe.save.save_steps > 0)  // what is written while training goes on
-    items.push_back({"copy for checkpoints", trained * (recipe.train.optim == OptimizerType::adamw ? 12 : 4)});
+    items.push_back({"copy for checkpoints", trained * 4 + state});
   if (plan.ranks > 1 && state_ranks == 1) items.push_back({"gradient buckets", gradient_bucket_bytes(recipe, c)});
 
   const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;

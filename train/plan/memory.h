@@ -5,6 +5,10 @@
 
 namespace tune {
 
+/// What an optimizer keeps of so many trained values beside masters and gradients; norms, of which adamw_8bit keeps
+/// more, are too few to count.
+std::int64_t optimizer_state_bytes(OptimizerType optimizer, std::int64_t values);
+
 /// Bytes a token and layer that the backward pass needs of the forward pass: what LayerTape (train/model/layer.h)
 /// holds.
 std::int64_t tape_bytes_per_token(const ModelConfig& config, const AdapterOptions& adapter, std::int64_t element_bytes);

@@ -1,0 +1,167 @@
+"""Variants of adapters and optimizers beside PEFT's and bitsandbytes' own; the end of a run that stops when it is best."""
+
+import json
+
+import bitsandbytes
+import pytest
+import torch
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from judge_training import FULL_LEARNING_RATE, LORA_LEARNING_RATE, STEPS, Schedule, Setting, compare, fresh_adapter, loss_of, plain_loop
+from tune_program import eval_losses, metrics, recipe_for, relative, shown_rows, tune, write_chats, write_recipe
+
+
+def loop_with(optimizer, model, rows):
+    history = []
+    for _ in range(STEPS):
+        loss = loss_of(model, rows)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append((loss.item(), norm.item()))
+    return history
+
+
+def test_rslora_is_pefts(tiny, rng, tmp_path):
+    schedule = Schedule(LORA_LEARNING_RATE)
+    adapter = {"init_adapter": str(tmp_path / "init"), "lora_r": 16, "use_rslora": True}
+    setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter=adapter)
+    model = fresh_adapter(setting.model(), tmp_path / "init", r=16, use_rslora=True)
+    lines = setting.train()
+    compare(lines, plain_loop(model, setting.rows, schedule), schedule)
+    assert json.loads((setting.output / "final" / "adapter_config.json").read_text())["use_rslora"] is True
+    tuned = PeftModel.from_pretrained(setting.model(), setting.output / "final")
+    with torch.no_grad():
+        assert relative(eval_losses(setting.output)[-1], loss_of(tuned, setting.evaluation_rows).item()) <= 1e-5
+
+
+def test_an_adapter_with_another_scale_is_refused(tiny, rng, tmp_path):
+    adapter = {"init_adapter": str(tmp_path / "init")}
+    setting = Setting(tiny("llama-mha"), rng, tmp_path, Schedule(LORA_LEARNING_RATE), adapter=adapter)
+    fresh_adapter(setting.model(), tmp_path / "init", use_rslora=True)
+    said = tune("run", "--recipe", setting.recipe, expect=3).stderr
+    assert "scaled by 4" in said and "use_rslora: true" in said
+
+
+def test_loraplus_is_pefts(tiny, rng, tmp_path):
+    schedule = Schedule(5e-4)
+    adapter = {"init_adapter": str(tmp_path / "init"), "loraplus_lr_ratio": 16}
+    setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter=adapter)
+    model = fresh_adapter(setting.model(), tmp_path / "init")
+    lines = setting.train()
+    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=5e-4, loraplus_lr_ratio=16)
+    compare(lines, loop_with(optimizer, model, setting.rows), schedule)
+
+
+def test_adamw_8bit_ends_where_bitsandbytes_does(tiny, rng, tmp_path):
+    """Full fine-tuning; theirs keeps tensors of less than 4096 values in fp32, which are the norms here."""
+    schedule = Schedule(FULL_LEARNING_RATE)
+    setting = Setting(tiny("llama-mha-wide"), rng, tmp_path, schedule, adapter={"type": "none"}, train={"optim": "adamw_8bit"})
+    lines = setting.train()
+    model = setting.model()
+    optimizer = bitsandbytes.optim.AdamW8bit(model.parameters(), lr=FULL_LEARNING_RATE, weight_decay=0.0)
+    history = loop_with(optimizer, model, setting.rows)
+    assert history[-1][0] < 0.7 * history[0][0]
+    print([f"{relative(line['loss'], loss):.1e}" for line, (loss, _) in zip(lines, history)][::7])
+    for line, (loss, _) in zip(lines, history):
+        assert relative(line["loss"], loss) <= 0.02
+    with torch.no_grad():
+        assert relative(eval_losses(setting.output)[-1], loss_of(model, setting.evaluation_rows).item()) <= 0.01
+    state = load_file(setting.output / f"checkpoint-{STEPS}" / "optimizer.safetensors")
+    trained = sum(p.numel() for p in model.parameters())
+    assert sum(t.numel() * t.element_size() for t in state.values()) <= 2.1 * trained
+
+
+# ---- when to stop ----
+
+EVERY, PATIENCE = 3, 2
+
+
+@pytest.fixture(scope="module")
+def overfitting(tiny, tmp_path_factory):
+    """Learns four rows by heart: the loss of others falls, then rises."""
+    import random
+
+    folder, rng = tmp_path_factory.mktemp("overfitting"), random.Random(5)
+    rows, evaluation = write_chats(folder / "train.jsonl", rng, 4), write_chats(folder / "eval.jsonl", rng, 8)
+
+    def recipe(output, **sections):
+        train = dict(max_steps=60, learning_rate=2e-2)
+        return write_recipe(folder / f"{output}.yaml", recipe_for(
+            tiny("llama-mha"), rows, folder / output, evaluation, train=train, **{"eval": {"eval_steps": EVERY, **sections.pop("eval", {})}, **sections}
+        ))  # fmt: skip
+
+    return folder, recipe
+
+
+def losses_by_step(output):
+    return {line["step"]: line["eval_loss"] for line in metrics(output) if "eval_loss" in line and line["step"] > 0}
+
+
+def test_it_stops_early_and_hands_over_the_best(overfitting):
+    folder, recipe = overfitting
+    path = recipe("early", eval={"early_stopping_patience": PATIENCE}, save={"load_best_model_at_end": True, "save_total_limit": 1})
+    said = tune("run", "--recipe", path).stderr
+    losses = losses_by_step(folder / "early")
+    best, last = min(losses, key=losses.get), max(losses)
+    assert last == best + PATIENCE * EVERY < 60
+    assert f"stopped early, at step {last}" in said and f"step {best} had the lowest eval_loss" in said
+    kept = sorted(int(p.name.split("-")[1]) for p in (folder / "early").glob("checkpoint-*"))
+    assert kept == [best, last]
+    best_weights = load_file(folder / "early" / f"checkpoint-{best}" / "adapter_model.safetensors")
+    final = load_file(folder / "early" / "final" / "adapter_model.safetensors")
+    assert all(torch.equal(value, best_weights[name]) for name, value in final.items())
+    totals = json.loads((folder / "early" / "run.json").read_text())["totals"]
+    assert totals["best"] == {"step": best, "eval_loss": pytest.approx(losses[best])} and totals["steps"] == last
+    answer = json.loads(tune("eval", "--recipe", path, "--json").stdout)
+    assert relative(answer["loss"], losses[best]) <= 1e-5
+    # started again it has nothing left to do, and comes to the same end
+    before = (folder / "early" / "final" / "adapter_model.safetensors").read_bytes()
+    tune("run", "--recipe", path)
+    assert (folder / "early" / "final" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_the_best_survives_where_nobody_asked_for_it(overfitting):
+    folder, recipe = overfitting
+    tune("run", "--recipe", recipe("kept", save={"save_steps": EVERY, "save_total_limit": 2}))
+    losses = losses_by_step(folder / "kept")
+    best = min(losses, key=losses.get)
+    assert best < 60 - EVERY
+    assert sorted(int(p.name.split("-")[1]) for p in (folder / "kept").glob("checkpoint-*")) == [best, 60]
+    last = load_file(folder / "kept" / "checkpoint-60" / "adapter_model.safetensors")
+    final = load_file(folder / "kept" / "final" / "adapter_model.safetensors")
+    assert all(torch.equal(value, last[name]) for name, value in final.items())
+
+
+def test_ranks_and_restarts_come_to_the_same_end(overfitting):
+    folder, recipe = overfitting
+    sections = {"eval": {"early_stopping_patience": PATIENCE}, "save": {"load_best_model_at_end": True}}
+    tune("run", "--recipe", recipe("one", **sections))
+    full = {**sections, "adapter": {"type": "none"}, "distributed": {"strategy": "shard"}}
+    for ranks, name, more in ((2, "two", sections), (2, "shards", full), (1, "whole", {**sections, "adapter": {"type": "none"}})):
+        learn = [] if more is sections else ["--set", "train.learning_rate=2e-3"]
+        arguments = ["--nproc=2", "--set", "train.per_device_train_batch_size=2"] if ranks == 2 else []
+        tune("run", "--recipe", recipe(name, **more), *arguments, *learn)
+    for a, b in (("one", "two"), ("whole", "shards")):
+        ours, theirs = losses_by_step(folder / a), losses_by_step(folder / b)
+        assert ours.keys() == theirs.keys()
+        assert all(relative(ours[step], theirs[step]) <= 1e-4 for step in ours)
+    best = min(ours, key=ours.get)
+    model = AutoModelForCausalLM.from_pretrained(folder / "shards" / "final", dtype=torch.float32)
+    rows = shown_rows(folder / "shards.yaml", "--eval")
+    with torch.no_grad():
+        assert relative(loss_of(model, rows).item(), ours[best]) <= 1e-4
+
+
+def test_bad_combinations_are_refused_by_name(overfitting):
+    folder, recipe = overfitting
+    path = recipe("bad", adapter={"type": "none", "use_rslora": True}, eval={"eval_steps": 0, "early_stopping_patience": 3})
+    text = path.read_text().replace("type: none", "type: none\n  use_rslora: true\n  loraplus_lr_ratio: 4")
+    path.write_text(text)
+    said = tune("plan", "--recipe", path, expect=2).stderr
+    for part in ("use_rslora is true, but adapter.type is none", "loraplus_lr_ratio is given", "eval.eval_steps is 0"):
+        assert part in said

@@ -1,0 +1,29 @@
+#include "train/model/random_stream.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+
+namespace tune {
+
+at::Generator random_stream(const at::Device& device, std::uint64_t seed) {
+  if (device.is_cpu()) return at::detail::createCPUGenerator(seed);
+  at::Generator generator =
+      at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
+  generator.set_current_seed(seed);
+  return generator;
+}
+
+void add_neftune_noise_(at::Tensor& x, const std::vector<std::int32_t>& document_starts, double alpha,
+                        std::uint64_t seed) {
+  const at::Tensor noise = at::empty(x.sizes(), x.options().dtype(at::kFloat));
+  noise.uniform_(-1, 1, random_stream(x.device(), seed));
+  for (std::size_t i = 0; i + 1 < document_starts.size(); ++i) {
+    const std::int64_t first = document_starts[i], length = document_starts[i + 1] - first;
+    noise.narrow(0, first, length).mul_(alpha / std::sqrt(static_cast<double>(length * x.size(1))));
+  }
+  x.add_(noise);
+}
+
+}  // namespace tune
