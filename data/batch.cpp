@@ -6,7 +6,9 @@
 namespace tune {
 
 std::int64_t PackedBatch::trained_tokens() const {
-  return std::count_if(labels.begin(), labels.end(), [](std::int64_t label) { return label != kNoLabel; });
+  auto count = std::count_if(labels.begin(), labels.end(), [](std::int64_t label) { return label != kNoLabel; });
+  for (const PreferencePair& pair : pairs) count += std::ssize(pair.chosen_targets) + std::ssize(pair.rejected_targets);
+  return count;
 }
 
 PackedBatch one_document(const std::vector<std::int32_t>& ids) {

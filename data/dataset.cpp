@@ -87,8 +87,7 @@ class Collector {
   void write(const Row& piece, const Place& place) {
     const std::size_t source = counts_.sources.size() - 1;
     writer_.add({piece.ids, piece.trained}, place.line, static_cast<std::int64_t>(source));
-    const std::int64_t trained =
-        std::count_if(piece.trained.begin() + 1, piece.trained.end(), [](auto t) { return t != 0; });
+    const std::int64_t trained = std::count_if(piece.trained.begin() + 1, piece.trained.end(), is_trained);
     count_document(counts_, source, static_cast<std::int64_t>(piece.ids.size()), trained);
     ++kept_pieces_;
   }
@@ -116,7 +115,8 @@ class Collector {
 
 std::size_t text_bytes(const Record& record) {
   std::size_t bytes = record.text.size();
-  for (const Message& message : record.messages) bytes += message.content.size();
+  for (const auto* messages : {&record.messages, &record.rejected})
+    for (const Message& message : *messages) bytes += message.content.size();
   return bytes;
 }
 

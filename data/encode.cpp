@@ -10,9 +10,7 @@ namespace tune {
 namespace {
 
 // The first id of a row is never predicted.
-bool has_target(const Row& row) {
-  return std::any_of(row.trained.begin() + 1, row.trained.end(), [](std::uint8_t trained) { return trained != 0; });
-}
+bool has_target(const Row& row) { return std::any_of(row.trained.begin() + 1, row.trained.end(), is_trained); }
 
 Row cut(const Row& row, std::size_t begin, std::size_t end) {
   const auto from = static_cast<std::ptrdiff_t>(begin), to = static_cast<std::ptrdiff_t>(end);
@@ -34,9 +32,40 @@ Fit fit_of(Overflow overflow) {
   return Fit::too_long;
 }
 
+Row encode_conversation(const std::vector<Message>& messages, const Encoder& encoder, TrainOn train_on) {
+  return encode_spans(encoder.chat_template.render(messages, encoder.tokenizer, train_on, false), encoder.tokenizer,
+                      encoder.tokenizer.add_bos);
+}
+
+// The ids that both conversations begin with, up to the first that is trained, then the rest of either.
+Row encode_pair(const Record& record, const Encoder& encoder) {
+  const Row chosen = encode_conversation(record.messages, encoder, TrainOn::last),
+            rejected = encode_conversation(record.rejected, encoder, TrainOn::last);
+  if (chosen.ids == rejected.ids)
+    throw Error{Fault::data, Place{}, "chosen and rejected are the same", "leave the row out"};
+  std::size_t shared = 0;
+  const std::size_t most = std::min(chosen.ids.size(), rejected.ids.size());
+  while (shared < most && chosen.ids[shared] == rejected.ids[shared] && chosen.trained[shared] == 0 &&
+         rejected.trained[shared] == 0)
+    ++shared;
+  if (shared == 0 || !has_target(chosen) || !has_target(rejected))
+    throw Error{Fault::data, Place{}, "the template leaves no prompt, or no answer, of the pair",
+                "look at it with `tune data show`, and choose a template that has both"};
+  Row pair{{chosen.ids.begin(), chosen.ids.begin() + static_cast<std::ptrdiff_t>(shared)},
+           std::vector<std::uint8_t>(shared, 0),
+           record.place};
+  for (const auto& [row, answer] : {std::pair(&chosen, kChosen), {&rejected, kRejected}})
+    for (std::size_t i = shared; i < row->ids.size(); ++i) {
+      pair.ids.push_back(row->ids[i]);
+      pair.trained.push_back(static_cast<std::uint8_t>(row->trained[i] | answer));
+    }
+  return pair;
+}
+
 }  // namespace
 
 Row encode(const Record& record, const Encoder& encoder) {
+  if (!record.rejected.empty()) return encode_pair(record, encoder);
   const std::vector<Span> spans =
       record.messages.empty()
           ? std::vector<Span>{{record.text, true}}

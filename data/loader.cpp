@@ -32,8 +32,20 @@ std::vector<MixedSource> mixed_sources(const TokenDataset& dataset, const std::v
 
 }  // namespace
 
+std::int64_t TokenDataset::attended_length(std::int64_t index) const {
+  const RowView view = row(index);
+  if (!view.is_pair()) return length(index);
+  const auto answer = std::find_if(view.trained.begin(), view.trained.end(), [](auto mark) { return mark >= kChosen; });
+  return length(index) + (answer - view.trained.begin());
+}
+
 Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train, std::int64_t ranks)
-    : dataset_(dataset), data_(data), train_(train), ranks_(ranks), sources_(mixed_sources(dataset, data.datasets)) {
+    : dataset_(dataset),
+      data_(data),
+      train_(train),
+      ranks_(ranks),
+      pairs_(dataset.size() > 0 && dataset.row(0).is_pair()),
+      sources_(mixed_sources(dataset, data.datasets)) {
   TUNE_CHECK(train.per_device_train_batch_size > 0 && train.global_batch_size > 0, "batch sizes not derived");
   if (train.global_batch_size < ranks)
     throw Error{Fault::recipe,
@@ -82,14 +94,18 @@ void Loader::add_epoch(const std::vector<Slot>& slots) {
   for (std::int64_t step = 0; step < epoch.steps; ++step) {
     const std::span<const Slot> dealt = slots_of_step(slots, step);
     for (const auto& share : shares(dealt)) {
-      std::int64_t micro_batch_tokens = 0;
+      std::int64_t micro_batch_tokens = 0, attended = 0;
       for (std::size_t i = 0; i < share.size(); ++i) {
-        if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) micro_batch_tokens = 0;
+        if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) micro_batch_tokens = attended = 0;
         std::int64_t tokens = 0;
-        for (const std::int64_t row : dealt[static_cast<std::size_t>(share[i])]) tokens += dataset_.length(row);
+        for (const std::int64_t row : dealt[static_cast<std::size_t>(share[i])]) {
+          tokens += dataset_.length(row);
+          if (pairs_) attended += dataset_.attended_length(row);
+        }
         epoch.tokens += tokens;
         micro_batch_tokens += tokens;
         max_micro_batch_tokens_ = std::max(max_micro_batch_tokens_, micro_batch_tokens);
+        max_attended_tokens_ = std::max(max_attended_tokens_, attended);
       }
     }
   }
@@ -149,13 +165,14 @@ StepShare Loader::step(std::int64_t step, std::int64_t rank) const {
   for (std::size_t i = 0; i < mine.size(); ++i) {
     if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) share.micro_batches.emplace_back();
     for (const std::int64_t row : slots[static_cast<std::size_t>(mine[i])])
-      append_document(share.micro_batches.back(), dataset_.row(row));
+      append_document(share.micro_batches.back(), dataset_.row(row), row);
   }
   for (const Slot& slot : slots) {
     for (const std::int64_t row : slot) {
       const RowView view = dataset_.row(row);
       share.tokens += static_cast<std::int64_t>(view.ids.size());
       share.trained_tokens += trained_tokens(view);
+      share.pairs += view.is_pair() ? 1 : 0;
     }
   }
   return share;
@@ -178,7 +195,7 @@ std::optional<SourcedBatch> EvaluationBatches::next() {
   if (row_ == dataset_.size()) return std::nullopt;
   SourcedBatch batch{dataset_.source(row_), {}};
   const std::int64_t end = end_of_batch(dataset_, row_, rows_per_batch_, max_tokens_per_batch_);
-  while (row_ < end) append_document(batch.rows, dataset_.row(row_++));
+  for (; row_ < end; ++row_) append_document(batch.rows, dataset_.row(row_), row_);
   return batch;
 }
 

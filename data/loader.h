@@ -21,6 +21,9 @@ class TokenDataset {
   virtual Place place(std::int64_t index) const = 0;
   virtual std::int64_t source(std::int64_t index) const = 0;  // index into DataOptions::datasets
   virtual std::int64_t length(std::int64_t index) const { return static_cast<std::int64_t>(row(index).ids.size()); }
+
+  /// Tokens that attention sees: those of a pair's prompt twice.
+  std::int64_t attended_length(std::int64_t index) const;
 };
 
 /// One rank's part of an optimizer step, and what the step is in all.
@@ -29,6 +32,7 @@ struct StepShare {
   std::int64_t rounds = 0;                 // micro-batches of the rank that has most
   std::int64_t tokens = 0;                 // of all ranks
   std::int64_t trained_tokens = 0;         // of all ranks
+  std::int64_t pairs = 0;                  // of all ranks; stage dpo only
 };
 
 /// Deals the rows out. What an optimizer step sees is a pure function of (data set, options, seed, step): the position
@@ -56,6 +60,7 @@ class Loader {
 
   /// Tokens of the largest micro-batch of any rank: what memory has to be planned for.
   std::int64_t max_micro_batch_tokens() const;
+  std::int64_t max_attended_tokens() const { return max_attended_tokens_; }  // the same of attended_length()
 
  private:
   struct Epoch {
@@ -74,10 +79,11 @@ class Loader {
   const DataOptions data_;
   const TrainOptions train_;
   const std::int64_t ranks_;
+  const bool pairs_;  // the rows are pairs
   std::vector<MixedSource> sources_;
   std::vector<Epoch> epochs_;
   std::int64_t total_steps_ = 0;
-  std::int64_t max_micro_batch_tokens_ = 0;
+  std::int64_t max_micro_batch_tokens_ = 0, max_attended_tokens_ = 0;
 
   // The slots of the epoch that was asked for last: made again from nothing but its number when another one is wanted.
   mutable std::int64_t current_epoch_ = -1;

@@ -49,16 +49,43 @@ std::vector<Slot> first_fit(std::span<const std::int64_t> lengths, std::int64_t 
 }
 
 std::int64_t trained_tokens(const RowView& row) {
-  return row.trained.empty() ? 0
-                             : std::count_if(row.trained.begin() + 1, row.trained.end(), [](auto t) { return t != 0; });
+  return row.trained.empty() ? 0 : std::count_if(row.trained.begin() + 1, row.trained.end(), is_trained);
 }
 
-void append_document(PackedBatch& batch, const RowView& row) {
+namespace {
+
+void append_pair(PackedBatch& batch, const RowView& row, std::int64_t number) {
+  const auto begin = static_cast<std::int32_t>(batch.ids.size()), length = static_cast<std::int32_t>(row.ids.size());
+  const auto first_of = [&](std::uint8_t answer) {
+    const auto found =
+        std::find_if(row.trained.begin(), row.trained.end(), [&](auto mark) { return (mark & answer) != 0; });
+    return static_cast<std::int32_t>(found - row.trained.begin());
+  };
+  const std::int32_t chosen = first_of(kChosen), rejected = first_of(kRejected);
+  PreferencePair pair{number, begin, begin + chosen, begin + rejected, begin + length, {}, {}};
+  for (std::int32_t i = 0; i < length; ++i) {
+    batch.ids.push_back(row.ids[static_cast<std::size_t>(i)]);
+    batch.labels.push_back(kNoLabel);
+    batch.positions.push_back(i < rejected ? i : chosen + i - rejected);
+    if (i == 0 || !is_trained(row.trained[static_cast<std::size_t>(i)])) continue;
+    // an answer's first token is predicted from the prompt's last
+    const std::int32_t before = i == rejected ? chosen - 1 : i - 1;
+    (i < rejected ? pair.chosen_targets : pair.rejected_targets)
+        .push_back({begin + before, row.ids[static_cast<std::size_t>(i)]});
+  }
+  batch.pairs.push_back(std::move(pair));
+  batch.document_starts.push_back(begin + length);
+}
+
+}  // namespace
+
+void append_document(PackedBatch& batch, const RowView& row, std::int64_t number) {
   if (batch.document_starts.empty()) batch.document_starts.push_back(0);
+  if (row.is_pair()) return append_pair(batch, row, number);
   const std::size_t length = row.ids.size();
   batch.ids.insert(batch.ids.end(), row.ids.begin(), row.ids.end());
   for (std::size_t i = 0; i < length; ++i) {
-    const bool next_is_trained = i + 1 < length && row.trained[i + 1] != 0;
+    const bool next_is_trained = i + 1 < length && is_trained(row.trained[i + 1]);
     batch.labels.push_back(next_is_trained ? row.ids[i + 1] : kNoLabel);
     batch.positions.push_back(static_cast<std::int32_t>(i));
   }

@@ -19,7 +19,7 @@ std::vector<Slot> first_fit(std::span<const std::int64_t> lengths, std::int64_t 
 /// Targets of a document: what append_document() gives a label.
 std::int64_t trained_tokens(const RowView& row);
 
-/// Lays a document behind those already in the batch; they don't see each other.
-void append_document(PackedBatch& batch, const RowView& row);
+/// Lays a document, or a pair, behind those already in the batch; they don't see each other. number: of the row.
+void append_document(PackedBatch& batch, const RowView& row, std::int64_t number = 0);
 
 }  // namespace tune

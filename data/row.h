@@ -7,8 +7,13 @@
 
 namespace tune {
 
-/// One tokenised example. ids.size() == trained.size(). trained[i] says that id i is a target: the loss is taken where
-/// the model predicts it. trained[0] never counts (nothing comes before it).
+/// What `trained` says of an id. Of a pair of answers, which are laid behind their prompt one after the other, also to
+/// which of the two it belongs; the prompt's ids belong to neither.
+inline constexpr std::uint8_t kTrained = 1, kChosen = 2, kRejected = 4;
+inline bool is_trained(std::uint8_t mark) { return (mark & kTrained) != 0; }
+
+/// One tokenised example. ids.size() == trained.size(). A trained id is a target: the loss is taken where the model
+/// predicts it. trained[0] never counts (nothing comes before it).
 struct Row {
   std::vector<std::int32_t> ids;
   std::vector<std::uint8_t> trained;
@@ -19,6 +24,8 @@ struct Row {
 struct RowView {
   std::span<const std::int32_t> ids;
   std::span<const std::uint8_t> trained;
+
+  bool is_pair() const { return !trained.empty() && (trained.back() & kRejected) != 0; }
 };
 
 }  // namespace tune

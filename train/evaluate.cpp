@@ -2,7 +2,8 @@
 
 #include <cmath>
 
-#include "train/objectives/supervised.h"
+#include "train/objectives/objective.h"
+#include "train/step.h"
 #include "train/stop.h"
 
 namespace tune {
@@ -11,9 +12,10 @@ double Score::perplexity() const { return std::exp(loss()); }
 
 std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset,
                                    const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch,
-                                   World& world, std::int64_t max_tokens) {
+                                   World& world, std::int64_t max_tokens, const Objective& objective) {
   decoder.no_dropout();
   std::vector<double> sums(1 + 2 * sources.size());  // stops asked for; then loss and tokens of each source
+  PreferenceSums preference;
   EvaluationBatches batches(dataset, rows_per_batch, max_tokens);
   // Where the ranks keep the weights together, each passes them as often as the others, and all stop at once.
   const bool together = decoder.has_keeper();
@@ -31,17 +33,20 @@ std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset
       break;
     }
     if (!mine) {
-      if (together) supervised_loss(decoder, one_document({0}), 1.0, false);
+      if (together) objective.pass(decoder, 1.0, false);
       continue;
     }
-    const Loss loss = supervised_loss(decoder, mine->rows, 1.0, false);
+    const Loss loss = objective.loss(decoder, mine->rows, 1.0, false);
     const std::size_t at = 1 + 2 * static_cast<std::size_t>(mine->source);
     sums[at] += loss.sum;
-    sums[at + 1] += static_cast<double>(loss.trained_tokens);
+    sums[at + 1] += loss.preference ? loss.preference->pairs : static_cast<double>(loss.trained_tokens);
+    if (loss.preference) preference.add(*loss.preference);
   }
   sums = world.sum(std::move(sums));
+  preference = summed(world, preference);
   if (sums[0] > 0) return std::nullopt;
   Evaluation evaluation;
+  if (preference.pairs > 0) evaluation.preference = preference;
   for (std::size_t i = 0; i < sources.size(); ++i) {
     const double loss = sums[1 + 2 * i];
     const auto tokens = static_cast<std::int64_t>(sums[2 + 2 * i]);

@@ -8,21 +8,23 @@
 #include "data/loader.h"
 #include "recipes/schema/recipe.h"
 #include "train/model/decoder.h"
+#include "train/objectives/objective.h"
 #include "train/parallel/world.h"
 
 namespace tune {
 
-/// Mean negative log-likelihood over trained tokens, natural log.
+/// Mean negative log-likelihood over trained tokens, natural log; stage dpo: mean loss over pairs.
 struct Score {
   double loss_sum = 0;
-  std::int64_t tokens = 0;
+  std::int64_t tokens = 0;  // or pairs
   double loss() const { return tokens > 0 ? loss_sum / static_cast<double>(tokens) : 0.0; }
   double perplexity() const;
 };
 
 struct Evaluation {
   Score total;
-  std::map<std::string, Score> sources;  // by the path of the data set
+  std::optional<PreferenceSums> preference;  // stage dpo: of all pairs
+  std::map<std::string, Score> sources;      // by the path of the data set
 };
 
 /// Scores every row of `dataset`, `rows_per_batch` documents and, as far as rows are not longer, `max_tokens` at a
@@ -30,6 +32,6 @@ struct Evaluation {
 /// when a stop was asked for in between, of any rank.
 std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset,
                                    const std::vector<DatasetOptions>& sources, std::int64_t rows_per_batch,
-                                   World& world, std::int64_t max_tokens = 8192);
+                                   World& world, std::int64_t max_tokens = 8192, const Objective& objective = {});
 
 }  // namespace tune

@@ -11,7 +11,9 @@
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/hash.h"
+#include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/spelling.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
 #include "train/device.h"
@@ -89,6 +91,10 @@ std::string hash_of(const TokenDataset& rows) {
   return xxh3_128(all);
 }
 
+std::string hash_of_adapter(const std::string& folder) {
+  return folder.empty() ? "" : xxh3_128_of_file(adapter_folder(folder) / kAdapterWeightsFile);
+}
+
 Json as_json(const Plan& plan) {
   Json memory = Json::object();
   for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
@@ -122,6 +128,8 @@ RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& pla
             {"threads", std::to_string(at::get_num_threads())},
             {"fp32_matmul", fp32_matmul_library()},
             {"libtorch", TORCH_VERSION}};
+  start_ = fmt::format("{} {} {}", spelling(recipe.model.dtype.value_or(recipe.train.precision)),
+                       spelling(recipe.adapter.type), hash_of_adapter(recipe.adapter.init_adapter));
   Json facts = facts_;
   facts["recipe"] = xxh3_128(facts_["recipe"]);
   const Json head = {{"tune", kRevision},
@@ -131,6 +139,10 @@ RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& pla
                      {"facts", facts},
                      {"plan", as_json(plan)}};
   head_ = head.dump();
+}
+
+std::string RunRecord::reference_key(const std::string& hash_of_rows) const {
+  return xxh3_128(fmt::format("reference-1 {} {} {}", start_, facts_.at("model"), hash_of_rows));
 }
 
 void RunRecord::begin() const { write("{}"); }

@@ -18,6 +18,9 @@ class RunRecord {
   /// spread over all tensors of a larger one. Where they lie doesn't matter.
   RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan, std::int64_t ranks);
 
+  /// Of what the model that training starts from says of those rows: 32 hex digits.
+  std::string reference_key(const std::string& hash_of_rows) const;
+
   /// run.json into recipe.output_dir, without totals.
   void begin() const;
 
@@ -53,6 +56,7 @@ class RunRecord {
   std::filesystem::path file_;
   std::string head_;                          // run.json's first part, a JSON object
   std::map<std::string, std::string> facts_;  // that decide the result
+  std::string start_;  // what the model that training starts from depends on, beside the base's weights
 };
 
 }  // namespace tune

@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "train/non_finite.h"
-#include "train/objectives/supervised.h"
 #include "train/optim/clip.h"
 #include "train/optim/schedule.h"
 #include "train/stop.h"
@@ -45,11 +44,19 @@ std::int64_t sum_over_ranks(World& world, std::int64_t experts, const std::vecto
 
 }  // namespace
 
+PreferenceSums summed(World& world, const PreferenceSums& s) {
+  const std::vector<double> all = world.sum(
+      {s.pairs, s.chosen_reward, s.rejected_reward, s.right, s.chosen_log_probability, s.rejected_log_probability});
+  return {all[0], all[1], all[2], all[3], all[4], all[5]};
+}
+
 std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer, const StepShare& share,
                                           const TrainOptions& options, std::int64_t step, std::int64_t total_steps,
-                                          World& world, GradientSum& gradient_sum) {
+                                          World& world, GradientSum& gradient_sum, const Objective& objective) {
   StepOutcome outcome{.tokens = share.tokens, .trained_tokens = share.trained_tokens};
-  const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(outcome.trained_tokens, 1));
+  const std::int64_t parts = share.pairs > 0 ? share.pairs : outcome.trained_tokens;
+  const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(parts, 1));
+  if (share.pairs > 0) outcome.preference.emplace();
   const std::vector<PackedBatch>& micro_batches = share.micro_batches;
   // Where the ranks keep the weights together, each passes them as often as the others.
   const auto rounds = decoder.has_keeper() ? static_cast<std::size_t>(share.rounds) : micro_batches.size();
@@ -64,12 +71,15 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
     if (i + 1 == rounds && !world.alone())
       decoder.on_gradients([&](std::size_t first) { gradient_sum.ready_from(first); });
     if (i >= micro_batches.size()) {
-      supervised_loss(decoder, one_document({0}), scale, true);
+      objective.pass(decoder, scale, true);
       continue;
     }
-    const Loss loss = supervised_loss(decoder, micro_batches[i], scale, true);
+    const Loss loss = objective.loss(decoder, micro_batches[i], scale, true);
     losses.push_back(loss.sum);
-    if (loss.router_load) add_router_load(outcome, *loss.router_load, scale * static_cast<double>(loss.trained_tokens));
+    if (loss.preference) outcome.preference->add(*loss.preference);
+    if (loss.router_load)
+      add_router_load(outcome, *loss.router_load,
+                      scale * (loss.preference ? loss.preference->pairs : static_cast<double>(loss.trained_tokens)));
   }
   decoder.on_gradients(nullptr);
   decoder.no_dropout();
@@ -77,6 +87,7 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   gradient_sum.finish();
   const std::int64_t speaker = sum_over_ranks(world, decoder.config().num_local_experts, losses, outcome);
   outcome.loss *= scale;
+  if (outcome.preference) outcome.preference = summed(world, *outcome.preference);
   const auto sum = [&](double square) { return world.sum({square}).front() / static_cast<double>(world.copies()); };
   outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm,
                                      decoder.trains_slices() ? std::function<double(double)>(sum) : nullptr);

@@ -26,6 +26,7 @@
 #include "train/parallel/sharded_weights.h"
 #include "train/plan/memory.h"
 #include "train/plan/plan.h"
+#include "train/reference.h"
 #include "train/run_checkpoints.h"
 #include "train/run_record.h"
 #include "train/step.h"
@@ -78,6 +79,11 @@ void require_same_inputs(World& world, const std::map<std::string, std::string>&
   }
 }
 
+PreferenceReport means_of(const PreferenceSums& sums) {
+  return {sums.chosen_reward / sums.pairs, sums.rejected_reward / sums.pairs, sums.right / sums.pairs,
+          sums.chosen_log_probability / sums.pairs, sums.rejected_log_probability / sums.pairs};
+}
+
 // One training run from its first to its last step. The order of the members is the order in which they are made.
 class Run {
  public:
@@ -90,6 +96,7 @@ class Run {
   void log(const StepOutcome& outcome, double seconds);
   bool evaluate_when_due();
   void save();
+  void find_reference();
   bool is_best() const;
   bool stops_early() const;
   std::int64_t take_best();
@@ -108,6 +115,7 @@ class Run {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<GradientSum> gradient_sum_;
+  Objective objective_, evaluation_objective_;
   std::optional<RunCheckpoints> checkpoints_;
   std::unique_ptr<Reporter> reporter_;  // of the rank that writes
   std::int64_t step_ = 0, resumed_from_ = 0;
@@ -136,6 +144,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
                        full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)), world_,
                        *decoder_, *optimizer_);
   if (world.rank().writes()) prepare_folder(resume);
+  find_reference();
   restore(resume);
   if (!world.rank().writes()) return;
   const std::int64_t trained = plan_.trainable_parameters;
@@ -159,6 +168,23 @@ void Run::prepare_folder(const ResumeOption& resume) const {
   // An older run's result or curves beside this one's recipe would be taken for this one's.
   if (std::filesystem::exists(folder_ / "final")) remove_atomically(folder_ / "final");
   remove_event_files(folder_ / "tensorboard");
+}
+
+// The weights are those that training starts from. A fresh adapter changes nothing: without it they are there at any
+// time.
+void Run::find_reference() {
+  objective_ = evaluation_objective_ = Objective(recipe_.stage, recipe_.preference);
+  const bool fresh_adapter = has_adapter(recipe_.adapter) && recipe_.adapter.init_adapter.empty();
+  if (!objective_.needs_reference() || fresh_adapter) return;
+  const auto sums = [&](const TokenDataset& rows, const std::string& hash) {
+    const std::string key = record_.reference_key(hash);
+    return reference_of(*decoder_, rows, recipe_.eval.per_device_eval_batch_size, plan_.evaluation_limit, world_,
+                        token_cache_of(recipe_) / (key + ".reference"), key);
+  };
+  world_.enter(Phase::evaluating, 0);
+  objective_.set_reference(sums(*inputs_.train_rows, record_.facts().at("data")));
+  if (inputs_.evaluation_rows)
+    evaluation_objective_.set_reference(sums(*inputs_.evaluation_rows, record_.facts().at("evaluation_data")));
 }
 
 void Run::restore(const ResumeOption& resume) {
@@ -187,7 +213,7 @@ RunResult Run::train() {
     world_.enter(Phase::training, step_ + 1);
     const std::optional<StepOutcome> outcome =
         optimizer_step(*decoder_, *optimizer_, loader_.step(step_, world_.rank().number), recipe_.train, step_,
-                       plan_.steps, world_, *gradient_sum_);
+                       plan_.steps, world_, *gradient_sum_, objective_);
     going = outcome.has_value();
     if (!going) break;
     ++step_;
@@ -239,6 +265,7 @@ void Run::log(const StepOutcome& outcome, double seconds) {
       {.step = step_,
        .epoch = loader_.epoch_at(step_),
        .loss = outcome.loss,
+       .preference = outcome.preference ? std::optional(means_of(*outcome.preference)) : std::nullopt,
        .learning_rate = outcome.learning_rate,
        .grad_norm = outcome.grad_norm,
        .router_aux_loss = outcome.router_load ? std::optional(outcome.router_load->aux_loss) : std::nullopt,
@@ -258,7 +285,7 @@ bool Run::evaluate_when_due() {
   world_.enter(Phase::evaluating, step_);
   const std::optional<Evaluation> evaluation =
       evaluate(*decoder_, *inputs_.evaluation_rows, recipe_.data.eval_datasets, recipe_.eval.per_device_eval_batch_size,
-               world_, plan_.evaluation_limit);
+               world_, plan_.evaluation_limit, evaluation_objective_);
   if (!evaluation) return false;
   record_.latest = evaluation->total;
   if (step_ == 0) {
@@ -270,7 +297,11 @@ bool Run::evaluate_when_due() {
     record_.lowest_loss = std::min(loss, record_.lowest_loss.value_or(loss));
   }
   if (reporter_ != nullptr)
-    reporter_->report({.step = step_, .epoch = loader_.epoch_at(step_), .eval_loss = record_.latest->loss()});
+    reporter_->report(
+        {.step = step_,
+         .epoch = loader_.epoch_at(step_),
+         .eval_loss = record_.latest->loss(),
+         .preference = evaluation->preference ? std::optional(means_of(*evaluation->preference)) : std::nullopt});
   return true;
 }
 

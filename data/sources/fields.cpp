@@ -116,28 +116,73 @@ std::string take_message_text(Fields& message, const std::string& name, std::siz
   return std::move(field->text);
 }
 
+std::vector<Message> messages_of(Field* list, const ChatNames& names, const DatasetOptions& options);
+
 std::vector<Message> chat_messages(Fields& fields, const DatasetOptions& options) {
   const ChatNames names = chat_names(fields, options);
   Field* list = find(fields, names.messages);
   if (list == nullptr) fail_missing(fields, "messages", names.messages);
+  std::vector<Message> messages = messages_of(list, names, options);
+  if (std::none_of(messages.begin(), messages.end(), [](const Message& m) { return m.role == "assistant"; }))
+    fail("the conversation has no assistant turn; there is nothing to learn",
+         "leave the row out, or name the assistant's role: data.datasets[].field_roles: {bot: assistant}");
+  return messages;
+}
+
+std::vector<Message> messages_of(Field* list, const ChatNames& names, const DatasetOptions& options) {
   if (list->kind != FieldKind::list)
     fail(fmt::format("\"{}\" is {}; it must be a list of messages", names.messages, described(list->kind)),
          "write [{\"role\": \"user\", \"content\": …}, …]");
   std::vector<Message> messages;
-  bool answered = false;
   for (std::size_t i = 0; i < list->items.size(); ++i) {
     const std::string role = role_of(take_message_text(list->items[i], names.role, i + 1), i + 1, options);
     std::string content = take_message_text(list->items[i], names.content, i + 1);
     if (role == "assistant" && content.empty())
       fail(fmt::format("message {} is an empty answer of the assistant; there is nothing to learn", i + 1),
            "fill it in or leave the row out");
-    answered |= role == "assistant";
     messages.push_back({role, std::move(content)});
   }
-  if (!answered)
-    fail("the conversation has no assistant turn; there is nothing to learn",
-         "leave the row out, or name the assistant's role: data.datasets[].field_roles: {bot: assistant}");
   return messages;
+}
+
+// ---- preference
+
+// A prompt or an answer: one text, or messages.
+std::vector<Message> part_of_pair(Fields& fields, const DatasetOptions& options, const std::string& name,
+                                  const char* role) {
+  const std::string in_file = name_in_file(options, name);
+  Field* field = find(fields, in_file);
+  if (field == nullptr) fail_missing(fields, name, in_file);
+  if (field->kind == FieldKind::list) {
+    ChatNames names{in_file, name_in_file(options, "role"), name_in_file(options, "content")};
+    if (!field->items.empty() && given(field->items.front(), "from") != nullptr &&
+        options.field_names.count("role") == 0)
+      names.role = "from", names.content = "value";
+    return messages_of(field, names, options);
+  }
+  const std::string text =
+      role == std::string("user") ? take_text(fields, options, name) : take_answer(fields, options, name);
+  return {{role, text}};
+}
+
+// chosen and rejected are answers to prompt, or whole conversations where there is no prompt; lists may be such even
+// where there is one.
+void take_pair(Fields& fields, const DatasetOptions& options, Record& record) {
+  std::vector<Message> prompt;
+  if (given(fields, name_in_file(options, "prompt")) != nullptr)
+    prompt = part_of_pair(fields, options, "prompt", "user");
+  const auto conversation = [&](const char* name) {
+    std::vector<Message> answer = part_of_pair(fields, options, name, "assistant");
+    if (answer.empty() || answer.back().role != "assistant")
+      fail(fmt::format("{} doesn't end with an answer of the assistant", name), "leave the row out");
+    if (answer.size() > 1) return answer;
+    if (prompt.empty()) fail_missing(fields, "prompt", name_in_file(options, "prompt"));
+    std::vector<Message> all = prompt;
+    all.push_back(answer.front());
+    return all;
+  };
+  record.messages = conversation("chosen");
+  record.rejected = conversation("rejected");
 }
 
 // ---- the other types
@@ -177,6 +222,8 @@ std::vector<std::string> wanted_fields(const DatasetOptions& options) {
       return {in_file("text")};
     case DatasetType::fim:
       return {in_file("text"), in_file("prefix"), in_file("middle"), in_file("suffix")};
+    case DatasetType::preference:
+      return {in_file("prompt"), in_file("chosen"), in_file("rejected")};
   }
   return {};
 }
@@ -198,6 +245,9 @@ Record make_record(Fields fields, const DatasetOptions& options) {
     case DatasetType::text:
       record.text = take_answer(fields, options, "text");
       record.part = find(fields, name_in_file(options, "text"))->part;
+      break;
+    case DatasetType::preference:
+      take_pair(fields, options, record);
       break;
     case DatasetType::fim:
       if (given(fields, name_in_file(options, "middle")) != nullptr) {

@@ -16,9 +16,11 @@ struct Stretch {
 };
 
 /// One row of a data file, read but not yet tokenised. `messages` for chat, alpaca and prompt_completion (all of them
-/// become a conversation), `text` for text and fim. A long text is several records, one behind the other, but for fim.
+/// become a conversation), `text` for text and fim; of a preference, `messages` end with the chosen answer and
+/// `rejected` is the same conversation with the other one. A long text is several records, one behind the other, but
+/// for fim.
 struct Record {
-  std::vector<Message> messages;
+  std::vector<Message> messages, rejected;
   std::string text;
   TextPart part = TextPart::whole;
   Place place;

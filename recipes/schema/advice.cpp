@@ -9,8 +9,6 @@ struct KeyAdvice {
   std::string_view name, advice;
 };
 constexpr std::array kKeys = {
-    KeyAdvice{"dpo", "preference training is planned; stage is pretrain or sft now"},
-    KeyAdvice{"beta", "preference training is planned; stage is pretrain or sft now"},
     KeyAdvice{"load_in_4bit", "write adapter.type: qlora"},
     KeyAdvice{"load_in_8bit", "bases are kept in 4 bits: write adapter.type: qlora"},
     KeyAdvice{"quantization_bit", "write adapter.type: qlora, which is 4 bits"},
@@ -40,9 +38,11 @@ struct ValueAdvice {
 };
 constexpr std::string_view kPlannedReport = "jsonl and tensorboard are written; wandb and others can import those";
 constexpr std::array kValues = {
-    ValueAdvice{"stage", "dpo", kPlanned},
     ValueAdvice{"stage", "kto", kPlanned},
-    ValueAdvice{"stage", "orpo", kPlanned},
+    ValueAdvice{"stage", "orpo", "write stage: dpo and preference.loss_type: orpo"},
+    ValueAdvice{"stage", "simpo", "write stage: dpo and preference.loss_type: simpo"},
+    ValueAdvice{"preference.loss_type", "dpo", "write sigmoid"},
+    ValueAdvice{"preference.loss_type", "kto", kPlanned},
     ValueAdvice{"adapter.type", "full", "write none to train all weights"},
     ValueAdvice{"train.optim", "adamw_bnb_8bit", "write adamw_8bit"},
     ValueAdvice{"train.optim", "paged_adamw_8bit", "write adamw_8bit; its state isn't paged"},
@@ -50,7 +50,6 @@ constexpr std::array kValues = {
     ValueAdvice{"train.optim", "adamw_torch_fused", "write adamw"},
     ValueAdvice{"train.precision", "fp8", "it is planned; fp32 and bf16 work now"},
     ValueAdvice{"train.lr_scheduler_type", "warmup_stable_decay", "write wsd"},
-    ValueAdvice{"data.datasets[].type", "preference", kPlanned},
     ValueAdvice{"data.datasets[].type", "tokens", kPlanned},
     ValueAdvice{"data.datasets[].type", "sharegpt", "write chat; ShareGPT conversations are recognised"},
     ValueAdvice{"data.datasets[].type", "openai", "write chat; OpenAI messages are recognised"},

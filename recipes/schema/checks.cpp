@@ -34,6 +34,8 @@ std::vector<std::string> names_of(DatasetType type) {
       return {"text"};
     case DatasetType::fim:
       return {"text", "prefix", "middle", "suffix"};
+    case DatasetType::preference:
+      return {"prompt", "chosen", "rejected", "role", "content"};
   }
   return {};
 }
@@ -128,7 +130,8 @@ void holding_out_every_row_leaves_nothing(const Recipe& recipe, Reading& reading
 void keys_of_data_sets_have_an_effect(const Recipe& recipe, Reading& reading) {
   const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
     for (std::size_t i = 0; i < datasets.size(); ++i)
-      if (!datasets[i].field_roles.empty() && datasets[i].type != DatasetType::chat)
+      if (!datasets[i].field_roles.empty() && datasets[i].type != DatasetType::chat &&
+          datasets[i].type != DatasetType::preference)
         reading.problems.add(reading.place_of(fmt::format("data.{}[{}].field_roles", name, i)),
                              fmt::format("field_roles with type {}, which has no roles", spelling(datasets[i].type)),
                              "leave it out, or write type: chat");
@@ -208,6 +211,50 @@ void field_names_are_those_of_the_type(const Recipe& recipe, Reading& reading) {
   };
   check(recipe.data.datasets, "datasets");
   check(recipe.data.eval_datasets, "eval_datasets");
+}
+
+void pairs_are_for_stage_dpo(const Recipe& recipe, Reading& reading) {
+  const bool dpo = recipe.stage == Stage::dpo;
+  const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
+    for (std::size_t i = 0; i < datasets.size(); ++i)
+      if ((datasets[i].type == DatasetType::preference) != dpo)
+        reading.problems.add(
+            reading.place_of(fmt::format("data.{}[{}].type", name, i)),
+            fmt::format("type is {}, but stage is {}", spelling(datasets[i].type), spelling(recipe.stage)),
+            dpo ? "stage dpo learns from type: preference" : "pairs are for stage: dpo");
+  };
+  check(recipe.data.datasets, "datasets");
+  check(recipe.data.eval_datasets, "eval_datasets");
+  if (!dpo) return;
+  if (recipe.data.overflow == Overflow::truncate || recipe.data.overflow == Overflow::split)
+    reading.problems.add(reading.place_of("data.overflow"),
+                         fmt::format("overflow is {}, but half a pair teaches nothing", spelling(recipe.data.overflow)),
+                         "write error or drop");
+  if (recipe.data.train_on == TrainOn::all)
+    reading.problems.add(reading.place_of("data.train_on"),
+                         "train_on is all, but of a pair only the answers are compared", "leave it out");
+}
+
+void settings_of_pairs_go_with_their_loss(const Recipe& recipe, Reading& reading) {
+  const PreferenceOptions defaults, &options = recipe.preference;
+  const auto refuse = [&](const char* key, const std::string& why) {
+    reading.problems.add(reading.place_of(fmt::format("preference.{}", key)),
+                         fmt::format("{} is given, but {}", key, why), "leave it out");
+  };
+  if (recipe.stage != Stage::dpo) {
+    const std::string why = fmt::format("stage is {}", spelling(recipe.stage));
+    if (options.loss_type != defaults.loss_type) refuse("loss_type", why);
+    if (options.beta != defaults.beta) refuse("beta", why);
+    if (options.label_smoothing != defaults.label_smoothing) refuse("label_smoothing", why);
+    if (options.simpo_gamma != defaults.simpo_gamma) refuse("simpo_gamma", why);
+    return;
+  }
+  const std::string why = fmt::format("loss_type is {}", spelling(options.loss_type));
+  if (options.label_smoothing > 0 && options.loss_type != PreferenceLoss::sigmoid &&
+      options.loss_type != PreferenceLoss::simpo)
+    refuse("label_smoothing", why);
+  if (options.simpo_gamma != defaults.simpo_gamma && options.loss_type != PreferenceLoss::simpo)
+    refuse("simpo_gamma", why);
 }
 
 void pretraining_trains_everything(const Recipe& recipe, Reading& reading) {
@@ -407,6 +454,8 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   field_names_are_those_of_the_type(recipe, reading);
   keys_of_data_sets_have_an_effect(recipe, reading);
   filling_in_needs_type_fim_and_room(recipe, reading);
+  pairs_are_for_stage_dpo(recipe, reading);
+  settings_of_pairs_go_with_their_loss(recipe, reading);
   pretraining_trains_everything(recipe, reading);
   eval_steps_need_eval_datasets(recipe, reading);
   only_adapters_have_two_factors(recipe, reading);

@@ -138,6 +138,30 @@ const std::vector<Row<DataOptions>>& rows() {
 }
 
 template <>
+const std::vector<Row<PreferenceOptions>>& rows() {
+  using S = PreferenceOptions;
+  static const std::vector<Row<S>> all = {
+      {"loss_type",
+       &S::loss_type,
+       {},
+       {"pref_loss", "rl"},
+       "sigmoid: DPO; ipo and hinge: other losses of its margin; orpo and simpo: without a reference model"},
+      {"beta",
+       &S::beta,
+       above(0, 100),
+       {"pref_beta", "rl_beta", "dpo_beta"},
+       "how dearly a distance from the reference model is paid; orpo: weight of the odds; simpo wants 2 to 10"},
+      {"label_smoothing",
+       &S::label_smoothing,
+       {.min = 0, .max = 0.5, .below_max = true},
+       {"dpo_label_smoothing"},
+       "of sigmoid and simpo: share of the pairs that is taken to be labelled the wrong way round"},
+      {"simpo_gamma", &S::simpo_gamma, from(0, 100), {}, "of simpo: the margin that is aimed at"},
+  };
+  return all;
+}
+
+template <>
 const std::vector<Row<TrainOptions>>& rows() {
   using S = TrainOptions;
   static const std::vector<Row<S>> all = {
@@ -356,9 +380,14 @@ const std::vector<Row<Recipe>>& rows() {
   using S = Recipe;
   static const std::vector<Row<S>> all = {
       {"model", &S::model, {}, {}, ""},
-      {"stage", &S::stage, {}, {}, "pretrain: plain text; sft: conversations"},
+      {"stage",
+       &S::stage,
+       {},
+       {},
+       "pretrain: plain text; sft: conversations; dpo: pairs of answers of which one is preferred"},
       {"adapter", &S::adapter, {}, {"peft"}, ""},
       {"data", &S::data, {}, {}, ""},
+      {"preference", &S::preference, {}, {"dpo"}, ""},
       {"train", &S::train, {}, {"training"}, ""},
       {"eval", &S::eval, {}, {}, ""},
       {"save", &S::save, {}, {}, ""},
@@ -410,6 +439,7 @@ std::string canonical_name(std::string_view section_path, std::string_view name)
   if (path == "adapter.") return of(find_row<AdapterOptions>(name));
   if (path == "data.") return of(find_row<DataOptions>(name));
   if (path == "data.datasets[]." || path == "data.eval_datasets[].") return of(find_row<DatasetOptions>(name));
+  if (path == "preference.") return of(find_row<PreferenceOptions>(name));
   if (path == "train.") return of(find_row<TrainOptions>(name));
   if (path == "eval.") return of(find_row<EvalOptions>(name));
   if (path == "save.") return of(find_row<SaveOptions>(name));

@@ -17,11 +17,12 @@ namespace tune {
 // Enum values are spelled as in the YAML file (an underscore where YAML has a hyphen).
 
 enum class Dtype { fp32, bf16, fp16 };
-enum class Stage { pretrain, sft };
+enum class Stage { pretrain, sft, dpo };
 enum class AdapterType { none, lora, qlora };
 enum class Overflow { error, drop, truncate, split };
 enum class TrainOn { assistant, last, all };
-enum class DatasetType { chat, alpaca, prompt_completion, text, fim };
+enum class DatasetType { chat, alpaca, prompt_completion, text, fim, preference };
+enum class PreferenceLoss { sigmoid, ipo, hinge, orpo, simpo };
 enum class Scheduler { constant, linear, cosine, wsd };
 enum class OptimizerType { adamw, adamw_8bit, sgd };
 enum class Device { automatic, cpu, cuda };
@@ -91,6 +92,14 @@ struct DataOptions {
   std::vector<DatasetOptions> datasets;
   std::vector<DatasetOptions> eval_datasets;
   std::string cache_dir;  // of tokenised data; empty = output_dir/cache
+};
+
+/// Of stage dpo: what pairs of answers, of which one is preferred, teach.
+struct PreferenceOptions {
+  PreferenceLoss loss_type = PreferenceLoss::sigmoid;
+  double beta = 0.1;             // how dearly a distance from the reference model is paid; orpo: weight of the odds
+  double label_smoothing = 0.0;  // of sigmoid and simpo: share of the pairs taken to be labelled the wrong way round
+  double simpo_gamma = 0.5;      // of simpo: margin that is aimed at
 };
 
 struct TrainOptions {
@@ -177,6 +186,7 @@ struct Recipe {
   Stage stage = Stage::sft;
   AdapterOptions adapter;
   DataOptions data;
+  PreferenceOptions preference;
   TrainOptions train;
   EvalOptions eval;
   SaveOptions save;

@@ -18,8 +18,8 @@ struct Spelling<Dtype> {
 };
 template <>
 struct Spelling<Stage> {
-  static constexpr auto values =
-      std::to_array<std::pair<Stage, std::string_view>>({{Stage::pretrain, "pretrain"}, {Stage::sft, "sft"}});
+  static constexpr auto values = std::to_array<std::pair<Stage, std::string_view>>(
+      {{Stage::pretrain, "pretrain"}, {Stage::sft, "sft"}, {Stage::dpo, "dpo"}});
 };
 template <>
 struct Spelling<AdapterType> {
@@ -45,7 +45,8 @@ struct Spelling<DatasetType> {
                                                                {DatasetType::alpaca, "alpaca"},
                                                                {DatasetType::prompt_completion, "prompt_completion"},
                                                                {DatasetType::text, "text"},
-                                                               {DatasetType::fim, "fim"}});
+                                                               {DatasetType::fim, "fim"},
+                                                               {DatasetType::preference, "preference"}});
 };
 template <>
 struct Spelling<Scheduler> {
@@ -93,6 +94,16 @@ struct Spelling<OnnxFlavour> {
   static constexpr auto values = std::to_array<std::pair<OnnxFlavour, std::string_view>>(
       {{OnnxFlavour::standard, "standard"}, {OnnxFlavour::genai, "genai"}});
 };
+template <>
+struct Spelling<PreferenceLoss> {
+  static constexpr auto values =
+      std::to_array<std::pair<PreferenceLoss, std::string_view>>({{PreferenceLoss::sigmoid, "sigmoid"},
+                                                                  {PreferenceLoss::ipo, "ipo"},
+                                                                  {PreferenceLoss::hinge, "hinge"},
+                                                                  {PreferenceLoss::orpo, "orpo"},
+                                                                  {PreferenceLoss::simpo, "simpo"}});
+};
+
 template <>
 struct Spelling<MergeBase> {
   static constexpr auto values = std::to_array<std::pair<MergeBase, std::string_view>>(

@@ -23,10 +23,11 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 WARMUP, STEPS, BATCH, TOKENS = 5, 15, 4, 512
 
 
-def make_model(folder):
+def make_model(folder, **changes):
     import tiny_models
 
     shape = dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1408)
+    shape.update(changes)
     tiny_models.make("llama-gqa", folder, seed=1, max_position_embeddings=4096, **shape)
 
 
@@ -110,11 +111,11 @@ def arguments_of(description, cases):
 
 
 @contextlib.contextmanager
-def model_and_rows():
+def model_and_rows(**changes):
     """A folder with both, for as long as it is needed."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        make_model(folder / "model")
+        make_model(folder / "model", **changes)
         write_rows(folder / "rows.jsonl")
         yield folder
 

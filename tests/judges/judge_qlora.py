@@ -103,9 +103,11 @@ def dequantised_base(folder, adapter, output):
 
 @pytest.mark.parametrize("name", ["llama-gqa", "mistral-window", "mixtral"])
 def test_fifty_steps_equal_peft_on_the_dequantised_base(name, tiny, rng, tmp_path):
-    folder, schedule = tiny(name), Schedule(LORA_LEARNING_RATE, "cosine", warmup=5)
+    attention_only = name == "mixtral"
+    schedule = Schedule(4 * LORA_LEARNING_RATE if attention_only else LORA_LEARNING_RATE, "cosine", warmup=5)
+    folder = tiny(name)
     # PEFT's names of experts are its own (judge_mixtral); what is quantised doesn't depend on what is adapted
-    targets = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]} if name == "mixtral" else {}
+    targets = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]} if attention_only else {}
     setting = qlora_setting(folder, rng, tmp_path, schedule, **{f"lora_{key}": value for key, value in targets.items()})
     fresh_adapter(setting.model(), tmp_path / "init", **targets)
     lines = setting.train()
@@ -114,7 +116,7 @@ def test_fifty_steps_equal_peft_on_the_dequantised_base(name, tiny, rng, tmp_pat
                if not torch.equal(value.float(), load_file(setting.folder / "model.safetensors")[name].float())]  # fmt: skip
     assert changed and all("proj" in name or ".experts." in name for name in changed)
     model = PeftModel.from_pretrained(setting.model(), tmp_path / "init", is_trainable=True)
-    compare(lines, plain_loop(model, setting.rows, schedule), schedule)
+    compare(lines, plain_loop(model, setting.rows, schedule), schedule, learned=0.95 if attention_only else 0.7)
 
 
 def test_the_loss_follows_peft_and_bitsandbytes(tiny, rng, tmp_path):

@@ -45,8 +45,14 @@ void print_rows_json(const TokenDataset& rows, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
     const RowView row = rows.row(i);
     const Place place = rows.place(i);
-    const nlohmann::ordered_json json = {
-        {"file", place.file}, {"line", place.line}, {"ids", row.ids}, {"trained", row.trained}};
+    std::vector<int> trained;
+    for (const std::uint8_t mark : row.trained) trained.push_back(is_trained(mark) ? 1 : 0);
+    nlohmann::ordered_json json = {{"file", place.file}, {"line", place.line}, {"ids", row.ids}, {"trained", trained}};
+    if (row.is_pair())  // where the answers begin
+      for (const auto& [name, answer] : {std::pair("chosen", kChosen), {"rejected", kRejected}})
+        json[name] =
+            std::find_if(row.trained.begin(), row.trained.end(), [&](auto mark) { return (mark & answer) != 0; }) -
+            row.trained.begin();
     fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
 }
@@ -58,6 +64,7 @@ struct Reasons {
 
 Reasons reasons_of(const Recipe& recipe) {
   if (recipe.stage == Stage::pretrain) return {"everything is (stage: pretrain)", ""};
+  if (recipe.stage == Stage::dpo) return {"an answer (stage: dpo)", "prompt or format (stage: dpo)"};
   switch (recipe.data.train_on) {
     case TrainOn::assistant:
       return {"an answer (train_on: assistant)", "prompt or format (train_on: assistant)"};
@@ -78,12 +85,15 @@ std::string visible(const std::string& piece) {
 // A run of tokens that are all trained or all masked: a line with the reason, then the tokens with their ids.
 void print_run(const RowView& row, std::size_t begin, std::size_t end, const Tokenizer& tokenizer,
                const Reasons& reasons) {
-  const bool trained = row.trained[begin] != 0;
+  const bool trained = is_trained(row.trained[begin]);
+  const char* answer = (row.trained[begin] & kChosen) != 0     ? "chosen, "
+                       : (row.trained[begin] & kRejected) != 0 ? "rejected, "
+                                                               : "";
   const bool coloured = isatty(STDOUT_FILENO) == 1;
   std::string tokens;
   for (std::size_t i = begin; i < end; ++i)
     tokens += fmt::format(" {}({})", visible(tokenizer.token_text(row.ids[i])), row.ids[i]);
-  fmt::print("  {} {}-{}: {}\n", trained ? "trained" : "masked ", begin, end - 1,
+  fmt::print("  {} {}-{}: {}{}\n", trained ? "trained" : "masked ", begin, end - 1, answer,
              trained ? reasons.trained : reasons.masked);
   if (coloured)
     fmt::print("   {}\n", fmt::styled(tokens, trained ? fmt::fg(fmt::terminal_color::green) : fmt::emphasis::faint));
@@ -94,7 +104,7 @@ void print_run(const RowView& row, std::size_t begin, std::size_t end, const Tok
 void print_rows(const Tokenised& data, std::int64_t count, const Reasons& reasons) {
   for (std::int64_t i = 0; i < count; ++i) {
     const RowView row = data.rows->row(i);
-    const auto trained = std::count_if(row.trained.begin(), row.trained.end(), [](auto mark) { return mark != 0; });
+    const auto trained = std::count_if(row.trained.begin(), row.trained.end(), is_trained);
     fmt::print("{}: {} tokens, {} trained\n", to_string(data.rows->place(i)), row.ids.size(), trained);
     for (std::size_t begin = 0; begin < row.ids.size();) {
       std::size_t end = begin;

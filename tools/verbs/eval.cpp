@@ -8,9 +8,12 @@
 #include "tools/verbs/verbs.h"
 #include "train/evaluate.h"
 #include "train/inputs.h"
+#include "train/reference.h"
 
 namespace tune {
 namespace {
+
+constexpr std::int64_t kEvaluationTokens = 8192;
 
 nlohmann::ordered_json as_json(const Score& score) {
   return {{"loss", score.loss()}, {"perplexity", score.perplexity()}, {"tokens", score.tokens}};
@@ -43,22 +46,34 @@ int eval_verb(const std::vector<std::string>& arguments) {
                 {recipe.file},
                 "the recipe has no data.eval_datasets",
                 "add one, or --set data.eval_datasets[0].path=FILE"};
+  const Recipe start = recipe;
   choose_adapter(recipe, values.count("adapter") != 0 ? values["adapter"].as<std::string>() : "");
   if (values.count("model") != 0) recipe.model.base_model = values["model"].as<std::string>();
 
   const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
-  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
   World alone;
-  const Evaluation evaluation =
-      evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets, recipe.eval.per_device_eval_batch_size,
-               alone)
-          .value();  // no signal is caught here, so that no stop can be asked for
+  Objective objective(recipe.stage, recipe.preference);
+  // Of pairs, what a merged or fully tuned model is compared with is the recipe's own start.
+  if (objective.needs_reference() && (!has_adapter(start.adapter) || !start.adapter.init_adapter.empty())) {
+    const BaseModel base = open_base_model(start.model.base_model);
+    const auto first = load_decoder(base, decoder_options(start, base.config, false));
+    objective.set_reference(reference_of(*first, *inputs.evaluation_rows, recipe.eval.per_device_eval_batch_size,
+                                         kEvaluationTokens, alone));
+  }
+  const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));
+  const Evaluation evaluation = evaluate(*decoder, *inputs.evaluation_rows, recipe.data.eval_datasets,
+                                         recipe.eval.per_device_eval_batch_size, alone, kEvaluationTokens, objective)
+                                    .value();  // no signal is caught here, so that no stop can be asked for
   if (values.count("json") == 0) {
     print_table(evaluation);
     return 0;
   }
   nlohmann::ordered_json json = as_json(evaluation.total);
   for (const auto& [source, score] : evaluation.sources) json["sources"][source] = as_json(score);
+  if (const auto& pairs = evaluation.preference) {
+    json["rewards/margins"] = (pairs->chosen_reward - pairs->rejected_reward) / pairs->pairs;
+    json["rewards/accuracies"] = pairs->right / pairs->pairs;
+  }
   fmt::print("{}\n", json.dump());
   return 0;
 }

@@ -100,19 +100,20 @@ CrossEntropyResult linear_cross_entropy(const at::Tensor& hidden, const at::Tens
   CrossEntropyResult result;
   if (want_gradient) result.d_hidden = at::empty_like(hidden);
   const at::Tensor buffer = at::empty({chunk, weight.size(0)}, hidden.options());
-  const at::Tensor losses = at::empty({rows}, hidden.options().dtype(at::kFloat));
+  result.losses = at::empty({rows}, hidden.options().dtype(at::kFloat));
   for (std::int64_t first = 0; first < rows; first += chunk) {
     const std::int64_t count = std::min(chunk, rows - first);
     const at::Tensor x = hidden.narrow(0, first, count);
     at::Tensor logits = buffer.narrow(0, 0, count);
     matmul_into_(logits, x, weight.t());
-    losses.narrow(0, first, count).copy_(cross_entropy_(logits, labels.narrow(0, first, count), scale, want_gradient));
+    result.losses.narrow(0, first, count)
+        .copy_(cross_entropy_(logits, labels.narrow(0, first, count), scale, want_gradient));
     if (!want_gradient) continue;
     at::Tensor d_hidden = result.d_hidden.narrow(0, first, count);
     matmul_into_(d_hidden, logits, weight);
     if (d_weight.defined()) add_d_weight(d_weight, logits, x);
   }
-  result.loss_sum = losses.sum(at::kDouble).item<double>();
+  result.loss_sum = result.losses.sum(at::kDouble).item<double>();
   return result;
 }
 

@@ -15,6 +15,7 @@ namespace tune {
 /// Logits in hidden's dtype, softmax and sum in fp32.
 struct CrossEntropyResult {
   double loss_sum = 0;  // unscaled sum of negative log-likelihoods, natural log
+  at::Tensor losses;    // [rows] fp32, unscaled
   at::Tensor d_hidden;  // [rows, hidden], undefined when no gradient was asked for
 };
 CrossEntropyResult linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,

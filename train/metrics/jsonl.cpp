@@ -37,6 +37,16 @@ void JsonLines::write(const StepReport& report) {
   };
   add("loss", report.loss);
   add("eval_loss", report.eval_loss);
+  if (report.preference) {
+    const PreferenceReport& pairs = *report.preference;
+    const std::string prefix = report.eval_loss ? "eval_" : "";
+    json[prefix + "rewards/chosen"] = pairs.chosen_reward;
+    json[prefix + "rewards/rejected"] = pairs.rejected_reward;
+    json[prefix + "rewards/margins"] = pairs.chosen_reward - pairs.rejected_reward;
+    json[prefix + "rewards/accuracies"] = pairs.accuracy;
+    json[prefix + "logps/chosen"] = pairs.chosen_log_probability;
+    json[prefix + "logps/rejected"] = pairs.rejected_log_probability;
+  }
   add("learning_rate", report.learning_rate);
   add("grad_norm", report.grad_norm);
   add("router_aux_loss", report.router_aux_loss);

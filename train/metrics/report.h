@@ -5,13 +5,22 @@
 
 namespace tune {
 
+/// Of pairs of answers, means over them; called as TRL calls them.
+struct PreferenceReport {
+  double chosen_reward = 0, rejected_reward = 0;
+  double accuracy = 0;  // share of the pairs whose chosen answer has the higher reward
+  double chosen_log_probability = 0, rejected_log_probability = 0;
+};
+
 /// One line of metrics.jsonl. Absent values are left out. Everything up to trained_tokens is the same in every run of
 /// the same recipe; what follows is measured.
 struct StepReport {
   std::int64_t step = 0;  // optimizer steps done
   double epoch = 0;
-  std::optional<double> loss = std::nullopt;  // of the step, nats a trained token
+  std::optional<double> loss = std::nullopt;  // of the step, nats a trained token; stage dpo: a pair
   std::optional<double> eval_loss = std::nullopt;
+  std::optional<PreferenceReport> preference =
+      std::nullopt;  // stage dpo; of the evaluation where there is an eval_loss
   std::optional<double> learning_rate = std::nullopt;
   std::optional<double> grad_norm = std::nullopt;                  // before clipping
   std::optional<double> router_aux_loss = std::nullopt;            // before its coefficient; not part of loss

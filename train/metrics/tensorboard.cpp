@@ -97,6 +97,12 @@ void TensorBoard::write(const StepReport& report) {
   add("train/grad_norm", report.grad_norm);
   add("train/tokens_per_s", report.tokens_per_s);
   add("train/peak_memory", report.peak_memory);
+  if (report.preference) {
+    const std::string prefix = report.eval_loss ? "eval/" : "train/";
+    add(prefix + "rewards/margins",
+        std::optional(report.preference->chosen_reward - report.preference->rejected_reward));
+    add(prefix + "rewards/accuracies", std::optional(report.preference->accuracy));
+  }
   add("train/router_aux_loss", report.router_aux_loss);
   for (std::size_t i = 0; report.expert_share && i < report.expert_share->size(); ++i)
     add(fmt::format("experts/share_{}", i), std::optional((*report.expert_share)[i]));

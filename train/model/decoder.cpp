@@ -61,6 +61,7 @@ struct Decoder::Parts {
   template <typename Pass>
   at::Tensor through_layers(const at::Tensor& ids, bool keep, Pass&& pass);
   Sequence make_sequence(const std::vector<std::int32_t>& positions, std::vector<std::int32_t> document_starts);
+  Sequence make_sequence(const PackedBatch& batch);
   void collect_trained();
   std::vector<WeightSlot> make_weights(const WeightSource& weights);
 };
@@ -106,6 +107,29 @@ Sequence Decoder::Parts::make_sequence(const std::vector<std::int32_t>& position
           .dropout = dropout_on ? options.adapter.lora_dropout : 0.0,
           .dropout_seed = mixed(static_cast<std::uint64_t>(options.seed), static_cast<std::uint64_t>(step),
                                 static_cast<std::uint64_t>(micro_batch))};
+}
+
+Sequence Decoder::Parts::make_sequence(const PackedBatch& batch) {
+  Sequence sequence = make_sequence(batch.positions, batch.document_starts);
+  if (batch.pairs.empty()) return sequence;
+  std::vector<std::int64_t> attended, kept(batch.ids.size());
+  sequence.attended_starts = {0};
+  const auto lay = [&](std::int32_t begin, std::int32_t end, bool keep) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (keep) kept[static_cast<std::size_t>(i)] = std::ssize(attended);
+      attended.push_back(i);
+    }
+  };
+  for (const PreferencePair& pair : batch.pairs) {
+    lay(pair.start, pair.rejected, true);
+    sequence.attended_starts.push_back(static_cast<std::int32_t>(attended.size()));
+    lay(pair.start, pair.chosen, false);
+    lay(pair.rejected, pair.end, true);
+    sequence.attended_starts.push_back(static_cast<std::int32_t>(attended.size()));
+  }
+  sequence.attended_rows = upload(attended, at::Device(options.device));
+  sequence.kept_rows = upload(kept, at::Device(options.device));
+  return sequence;
 }
 
 void Decoder::Parts::collect_trained() {
@@ -249,7 +273,7 @@ at::Tensor Decoder::forward(const PackedBatch& batch, bool keep) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Parts& p = *parts_;
   p.tapes.clear();
-  p.sequence = p.make_sequence(batch.positions, batch.document_starts);
+  p.sequence = p.make_sequence(batch);
   p.ids = on_device(batch.ids, p.options);
   if (keep) p.tapes.resize(p.layers.size());
   p.router_statistics = {};
@@ -301,7 +325,7 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
   at::Tensor d_x = at::zeros_like(p.last_hidden);
   {
     at::Tensor d_normed = at::zeros_like(p.last_hidden);
-    d_normed.index_copy_(0, row_index, d_hidden);
+    d_normed.index_add_(0, row_index, d_hidden);
     rms_norm_backward_add_(d_x, d_normed, p.last_hidden, p.final_norm, p.last_inv_rms, p.final_norm_gradient);
     p.last_hidden = p.last_inv_rms = at::Tensor();
   }
@@ -361,7 +385,7 @@ at::Tensor Decoder::forward_cached(const std::vector<std::int32_t>& ids, KeyValu
 std::string Decoder::first_overflow(const PackedBatch& batch) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Parts& p = *parts_;
-  const Sequence sequence = p.make_sequence(batch.positions, batch.document_starts);
+  const Sequence sequence = p.make_sequence(batch);
   at::Tensor x = p.embedding.index_select(0, on_device(batch.ids, p.options));
   std::string found = overflow_of("model.embed_tokens", x);
   for (std::size_t i = 0; found.empty() && i < p.layers.size(); ++i) {

@@ -87,9 +87,9 @@ class Decoder {
   /// Every forward() adds to `statistics`, which must outlive it, what its linear layers are given; null ends that.
   void collect_inputs(InputStatistics* statistics);
 
-  /// d_hidden [rows, hidden]: gradient for the rows `row_index` [rows] int64 of the last forward's result; all other
-  /// rows have none. Adds to the gradients of trained(), then forgets what was kept. aux_weight: of the auxiliary loss
-  /// of that forward pass, whose gradient is added; without experts it means nothing.
+  /// d_hidden [rows, hidden]: gradient for the rows `row_index` [rows] int64 of the last forward's result, of which one
+  /// may be named twice; all other rows have none. Adds to the gradients of trained(), then forgets what was kept.
+  /// aux_weight: of the auxiliary loss of that forward pass, whose gradient is added; without experts it means nothing.
   void backward(const at::Tensor& d_hidden, const at::Tensor& row_index, double aux_weight = 0);
 
   /// `ready(first)` is called in the course of a backward(), with falling numbers: the gradients of trained() from

@@ -92,10 +92,11 @@ at::Tensor Layer::forward(const at::Tensor& x, const Sequence& sequence, LayerTa
   at::Tensor rotated = qkv_.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter_on,
                                     sequence.dropout_key(index_, kQkv));
   rope_(rotated, shape_.query_heads + shape_.kv_heads, shape_.head_dim, sequence.positions, sequence.rope, false);
-  const AttentionResult attended = attention(rotated, sequence.document_starts, shape_);
-  sequence.collect(o_, attended.out);
-  at::Tensor middle = o_.forward(attended.out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on,
-                                 sequence.dropout_key(index_, kO));
+  const AttentionResult attended = attention(sequence.to_attended(rotated), sequence.attention_starts(), shape_);
+  const at::Tensor out = sequence.from_attended(attended.out);
+  sequence.collect(o_, out);
+  at::Tensor middle =
+      o_.forward(out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on, sequence.dropout_key(index_, kO));
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
   at::Tensor y = mlp_.forward(norm_2.y, sequence, tape != nullptr ? &tape->mlp : nullptr);
   y.add_(middle);
@@ -120,9 +121,11 @@ at::Tensor Layer::backward(at::Tensor d_y, const Sequence& sequence, LayerTape& 
   }
   at::Tensor d_qkv;
   {
-    const at::Tensor d_attended =
-        o_.backward(d_y, tape.attention.out, tape.o_down, true, sequence.dropout_key(index_, kO));
-    d_qkv = attention_backward(d_attended, tape.qkv, tape.attention, sequence.document_starts, shape_);
+    const at::Tensor d_attended = o_.backward(d_y, sequence.from_attended(tape.attention.out), tape.o_down, true,
+                                              sequence.dropout_key(index_, kO));
+    d_qkv = sequence.sum_from_attended(attention_backward(sequence.spread_to_attended(d_attended),
+                                                          sequence.to_attended(tape.qkv), tape.attention,
+                                                          sequence.attention_starts(), shape_));
     tape.qkv = at::Tensor();
     tape.attention = {};
   }

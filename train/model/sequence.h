@@ -23,6 +23,11 @@ struct RouterStatistics {
 struct Sequence {
   at::Tensor positions;  // [tokens] int32
   std::vector<std::int32_t> document_starts;
+  /// Where a prompt has two answers (PackedBatch::pairs), attention sees each answer with a copy of the prompt before
+  /// it: the rows of those documents [tokens there] int64, and of each row of ours its place among them [tokens]. The
+  /// copies' own results are not used. Undefined: there are no pairs.
+  at::Tensor attended_rows, kept_rows;
+  std::vector<std::int32_t> attended_starts;
   RopeTable rope;
   bool adapter_on = true;
   double dropout = 0;
@@ -33,6 +38,19 @@ struct Sequence {
   InputStatistics* input_statistics = nullptr;
   /// [experts] fp32: the auxiliary loss's gradient by any token's probabilities; undefined = it doesn't count.
   at::Tensor d_router_probabilities;
+
+  const std::vector<std::int32_t>& attention_starts() const {
+    return attended_rows.defined() ? attended_starts : document_starts;
+  }
+  at::Tensor to_attended(const at::Tensor& rows) const {
+    return attended_rows.defined() ? rows.index_select(0, attended_rows) : rows;
+  }
+  at::Tensor from_attended(const at::Tensor& attended) const {
+    return kept_rows.defined() ? attended.index_select(0, kept_rows) : attended;
+  }
+  /// The two's gradients.
+  at::Tensor sum_from_attended(const at::Tensor& gradient) const;
+  at::Tensor spread_to_attended(const at::Tensor& gradient) const;
 
   void collect(const LinearGroup& group, const at::Tensor& x, const RowGroups& groups = {}) const {
     if (input_statistics != nullptr) input_statistics->add(group, x, groups);

@@ -35,7 +35,7 @@ Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, b
   if (backward)
     decoder.backward(result.d_hidden, row_index,
                      decoder.options().router_aux_loss_coef * scale * static_cast<double>(trained));
-  return {result.loss_sum, trained, decoder.router_load()};
+  return {result.loss_sum, trained, std::nullopt, decoder.router_load()};
 }
 
 at::Tensor logits(Decoder& decoder, const PackedBatch& batch, const std::vector<std::int64_t>& rows) {

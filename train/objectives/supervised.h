@@ -8,11 +8,22 @@
 
 namespace tune {
 
+/// What a preference objective sees of the pairs of a batch, summed over them.
+struct PreferenceSums {
+  double pairs = 0;
+  double chosen_reward = 0, rejected_reward = 0;  // PairLoss, train/objectives/preference.h
+  double right = 0;                               // pairs whose chosen answer has the higher reward
+  double chosen_log_probability = 0, rejected_log_probability = 0;
+
+  void add(const PreferenceSums& more);
+};
+
 /// Sums, not means: any split of a batch gives the same gradient.
 struct Loss {
-  double sum = 0;  // of negative log-likelihoods over trained tokens, natural log
+  double sum = 0;  // of negative log-likelihoods over trained tokens, natural log; of pairs' losses
   std::int64_t trained_tokens = 0;
-  std::optional<RouterLoad> router_load;  // of models with experts
+  std::optional<PreferenceSums> preference;  // where the batch is made of pairs
+  std::optional<RouterLoad> router_load;     // of models with experts
 };
 
 /// Next-token loss over the labelled positions of `batch`. With `backward`, adds the gradients of scale * sum to those

@@ -182,7 +182,11 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
 
   const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;
   const bool checkpointing = recipe.train.gradient_checkpointing;
-  const std::int64_t activations = checkpointing ? tape + c.num_hidden_layers * hidden : tape * c.num_hidden_layers;
+  // Of pairs, attention's own result is there with each prompt twice.
+  const std::int64_t copies = std::max<std::int64_t>(0, plan.attended_tokens - tokens),
+                     layer_tape = tape + copies * (q * element + 4 * c.num_attention_heads);
+  const std::int64_t activations =
+      checkpointing ? layer_tape + c.num_hidden_layers * hidden : layer_tape * c.num_hidden_layers;
 
   // The loss and the backward of a layer take turns: what one frees the other uses.
   const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok),
@@ -191,6 +195,7 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   std::int64_t layer = 4 * hidden + std::max(2 * active * c.intermediate_size * row,
                                              on_cuda(recipe) ? cuda_attention_bytes(recipe, c, tokens, element)
                                                              : (2 * q + 2 * kv) * row);
+  if (copies > 0) layer += (2 * (q + 2 * kv) + q) * plan.attended_tokens * element;  // in, gradient out, gradient in
   if (c.num_local_experts > 0) layer += (3 * c.intermediate_size + 2 * c.hidden_size) * active * row;  // rows by expert
   if (recipe.adapter.type == AdapterType::qlora) layer += nf4_working_bytes(c, tokens, element);
   if (full) {

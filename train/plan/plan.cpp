@@ -114,6 +114,7 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
     plan.steps_per_epoch = loader->steps_per_epoch();
     plan.tokens_per_epoch = loader->tokens_per_epoch();
     plan.micro_batch_tokens = loader->max_micro_batch_tokens();
+    plan.attended_tokens = loader->max_attended_tokens();
   }
   // evaluation keeps no tape: with batches of training's size it needs less, below some size it would only be slow
   constexpr std::int64_t kSmallestLimit = 2048;

@@ -20,6 +20,7 @@ struct Plan {
   std::int64_t steps = 0;
   std::int64_t steps_per_epoch = 0;
   std::int64_t tokens_per_epoch = 0;
+  std::int64_t attended_tokens = 0;     // of the micro-batch with most, with prompts of pairs twice; 0: none are pairs
   std::int64_t micro_batch_tokens = 0;  // the largest
   std::int64_t evaluation_limit = 0;    // tokens of an evaluation batch during training, unless a row is longer
   std::int64_t evaluation_tokens = 0;   // the largest such batch; 0 without eval_datasets
