@@ -1,8 +1,7 @@
 """DPO beside TRL's DPOTrainer on the same pairs, most of whose tokens are prompt: speed and memory, interleaved.
 
-LoRA in fp32 on bench.py's model; both begin with a fresh adapter, whose reference is the base without it. A pair is
-PROMPT tokens of prompt and two answers of ANSWER. Ratios of pairs a second are medians over the rounds, with their
-smallest and largest. Never a test.
+LoRA in fp32 on bench.py's model; both begin with a fresh adapter, whose reference is the base without it. Ratios of pairs
+a second are medians over the rounds, with their smallest and largest. Never a test.
 """
 
 import json
@@ -17,17 +16,17 @@ from pathlib import Path
 
 from bench import arguments_of, make_model
 
-PROMPT, ANSWER, PAIRS, STEPS, WARMUP = 448, 96, 2, 8, 2  # three quarters of a pair laid out twice are prompt
+PAIRS, STEPS, WARMUP = 2, 8, 2
+PROMPT_WORDS, ANSWER_WORDS = 150, 90
 
 
 def write_pairs(path):
-    """Of so many letters that a byte-level tokenizer, and any other, sees about as many tokens; cut to length by both."""
     rng = random.Random(2)
     words = Path(__file__).read_text().split()
     with open(path, "w") as file:
         for _ in range(PAIRS * (STEPS + WARMUP)):
             text = lambda count: " ".join(rng.choice(words) for _ in range(count))  # noqa: E731
-            file.write(json.dumps({"prompt": text(150), "chosen": text(32), "rejected": text(32)}) + "\n")
+            file.write(json.dumps({"prompt": text(PROMPT_WORDS), "chosen": text(ANSWER_WORDS), "rejected": text(ANSWER_WORDS)}) + "\n")
 
 
 def run_tune(binary, folder):
