@@ -78,6 +78,7 @@ def write_rows(path, kind, rng):
     rows = {
         "text": lambda: {"text": sentence(rng, 60)},
         "prompt_completion": lambda: {"prompt": f"# {sentence(rng, 8)}\n", "completion": CODE},
+        "preference": lambda: {name: sentence(rng, 12) for name in ("prompt", "chosen", "rejected")},
         "fim": lambda: {"text": CODE + "".join(f"# {sentence(rng, 6)}\n" for _ in range(4))},
     }
     with open(path, "w", encoding="utf-8") as file:
@@ -95,15 +96,21 @@ def inputs_of(name, published, rng, root):
             pytest.skip(f"{QUICKSTART} is absent: tools/fetch-quickstart.sh")
         fewer = ["data.datasets[0].holdout_every=100", "data.eval_datasets[0].holdout_every=100"]
         return {"TUNE_QUICKSTART": str(QUICKSTART)}, fewer, None
+    for part in ("datasets", "eval_datasets"):
+        for dataset in recipe["data"][part]:
+            write_rows(root / dataset["path"].split("/")[-1], dataset["type"], rng)
+    if "init_adapter" in recipe["adapter"]:  # runs/NAME/final: another recipe comes first
+        before = root / "before"
+        before.mkdir()
+        environment, _, base = run_recipe(recipe["adapter"]["init_adapter"].split("/")[1], published, rng, before)
+        changes = [f"adapter.init_adapter={before / 'run' / 'final'}", "data.overflow=drop"]
+        return {**environment, "TUNE_DATA": str(root)}, changes, base
     folder = base.split("/")[-1]
     if folder == "mistral-10.7b":
         make_model(root / "mistral-7b", shrunken(dict(published["Mistral-7B-v0.1"]["config"])), rng.randrange(1000))
         tune("upscale", "--model", root / "mistral-7b", "--layers", "0-2,1-2", "--output", root / "models" / folder)
     else:
         make_model(root / "models" / folder, shrunken(dict(published[folder]["config"])), rng.randrange(1000))
-    for part in ("datasets", "eval_datasets"):
-        for dataset in recipe["data"][part]:
-            write_rows(root / dataset["path"].split("/")[-1], dataset["type"], rng)
     # these models are too small for two threads to be worth their meetings
     environment = {"TUNE_MODELS": str(root / "models"), "TUNE_DATA": str(root), "OMP_NUM_THREADS": "1"}
     return environment, [], root / "models" / folder
@@ -127,14 +134,18 @@ def check_export(kind, quant, output, base):
         assert gguf.GGUFReader(output / "export" / name).tensors
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_runs_as_it_is(name, published, rng, tmp_path):
-    environment, changes, base = inputs_of(name, published, rng, tmp_path)
-    output = tmp_path / "run"
-    arguments = ["--recipe", name, "--set", f"output_dir={output}"]
+def run_recipe(name, published, rng, root):
+    environment, changes, base = inputs_of(name, published, rng, root)
+    arguments = ["--recipe", name, "--set", f"output_dir={root / 'run'}"]
     for change in SMALLER + changes:
         arguments += ["--set", change]
     tune("run", *arguments, **environment)
+    return environment, changes, base
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_runs_as_it_is(name, published, rng, tmp_path):
+    base, output = run_recipe(name, published, rng, tmp_path)[2], tmp_path / "run"
     losses = [line["loss"] for line in steps(output)]
     assert len(losses) == 2 and all(0 < loss < 100 for loss in losses), losses
     assert len(eval_losses(output)) >= 2
