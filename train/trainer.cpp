@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <nlohmann/json.hpp>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
@@ -29,6 +28,7 @@
 #include "train/reference.h"
 #include "train/run_checkpoints.h"
 #include "train/run_record.h"
+#include "train/sample_answers.h"
 #include "train/step.h"
 #include "train/stop.h"
 
@@ -100,9 +100,7 @@ class Run {
   bool is_best() const;
   bool stops_early() const;
   std::int64_t take_best();
-  GenerateOptions sampling() const { return {recipe_.eval.sample_max_tokens, 0.0, recipe_.train.seed, {}}; }
-  std::optional<std::vector<std::string>> sample_answers();
-  std::optional<std::vector<std::string>> sample_answers_together();
+  std::optional<std::vector<std::string>> answers();
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
 
   const Recipe recipe_;
@@ -178,8 +176,10 @@ void Run::find_reference() {
   if (!objective_.needs_reference() || fresh_adapter) return;
   const auto sums = [&](const TokenDataset& rows, const std::string& hash) {
     const std::string key = record_.reference_key(hash);
+    const std::filesystem::path folder =
+        recipe_.data.cache_dir.empty() ? token_cache_of(recipe_) : std::filesystem::path(recipe_.data.cache_dir);
     return reference_of(*decoder_, rows, recipe_.eval.per_device_eval_batch_size, plan_.evaluation_limit, world_,
-                        token_cache_of(recipe_) / (key + ".reference"), key);
+                        folder / (key + ".reference"), key);
   };
   world_.enter(Phase::evaluating, 0);
   objective_.set_reference(sums(*inputs_.train_rows, record_.facts().at("data")));
@@ -203,8 +203,8 @@ RunResult Run::train() {
   RunResult result{.resumed_from = resumed_from_, .final_folder = folder_ / "final"};
   bool going = evaluate_when_due();  // of step 0, or of a step whose evaluation was cut short
   if (going && step_ == 0) {
-    if (const auto answers = sample_answers())
-      record_.answers_before = *answers;
+    if (const auto before = answers())
+      record_.answers_before = *before;
     else
       going = false;
   }
@@ -233,7 +233,7 @@ RunResult Run::train() {
   result.steps = step_;
   result.seconds = seconds_since(start);
   const std::int64_t final_step = going ? take_best() : step_;
-  const auto after = going ? sample_answers() : std::nullopt;
+  const auto after = going ? answers() : std::nullopt;
   for (std::size_t i = 0; after && i < after->size(); ++i)
     result.samples.push_back({recipe_.eval.sample_prompts[i], record_.answers_before[i], (*after)[i]});
   result.interrupted = !after;
@@ -305,6 +305,11 @@ bool Run::evaluate_when_due() {
   return true;
 }
 
+std::optional<std::vector<std::string>> Run::answers() {
+  if (!recipe_.eval.sample_prompts.empty()) world_.enter(Phase::answering, step_);
+  return sample_answers(*decoder_, inputs_, recipe_.eval, recipe_.train.seed, world_);
+}
+
 // Of the steps that were evaluated and saved.
 bool Run::is_best() const {
   return step_ > 0 && record_.latest &&
@@ -335,49 +340,6 @@ void Run::save() {
   facts["tokens"] = std::to_string(tokens_);
   facts["trained_tokens"] = std::to_string(trained_tokens_);
   checkpoints_->save(step_, facts, record_.best_saved ? std::optional(record_.best_saved->step) : std::nullopt);
-}
-
-// Nothing when a stop was asked for meanwhile, of any rank. The ranks share the prompts.
-std::optional<std::vector<std::string>> Run::sample_answers() {
-  if (recipe_.eval.sample_prompts.empty()) return std::vector<std::string>();
-  world_.enter(Phase::answering, step_);
-  if (decoder_->has_keeper()) return sample_answers_together();
-  const auto ranks = static_cast<std::size_t>(world_.rank().count);
-  std::vector<std::string> mine;
-  for (auto i = static_cast<std::size_t>(world_.rank().number); i < recipe_.eval.sample_prompts.size(); i += ranks) {
-    if (stop_requested() != 0) break;
-    mine.push_back(answer(*decoder_, inputs_, recipe_.eval.sample_prompts[i], sampling()));
-  }
-  std::vector<std::vector<std::string>> by_rank;
-  for (const std::string& text :
-       world_.from_each(stop_requested() != 0
-                            ? std::string()
-                            : nlohmann::json(mine).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))) {
-    if (text.empty()) return std::nullopt;
-    by_rank.push_back(nlohmann::json::parse(text).get<std::vector<std::string>>());
-  }
-  std::vector<std::string> answers;
-  for (std::size_t i = 0; i < recipe_.eval.sample_prompts.size(); ++i) answers.push_back(by_rank[i % ranks][i / ranks]);
-  return answers;
-}
-
-// Where no rank has all weights: each of them generates all answers, token by token what rank 0 makes of it.
-std::optional<std::vector<std::string>> Run::sample_answers_together() {
-  std::vector<std::string> answers;
-  bool stopped = false;
-  GenerateOptions options = sampling();
-  options.agree = [&](std::int32_t& token) {
-    const std::vector<double> sums =
-        world_.sum({stop_requested() != 0 ? 1.0 : 0.0, world_.rank().number == 0 ? static_cast<double>(token) : 0.0});
-    token = static_cast<std::int32_t>(sums[1]);
-    stopped = sums[0] > 0;
-    return !stopped;
-  };
-  for (const std::string& prompt : recipe_.eval.sample_prompts) {
-    answers.push_back(answer(*decoder_, inputs_, prompt, options));
-    if (stopped) return std::nullopt;
-  }
-  return answers;
 }
 
 }  // namespace

@@ -8,4 +8,7 @@ namespace tune {
 /// itself is right already.
 void check_combinations(const Recipe& recipe, Reading& reading);
 
+/// Of these, those of `export:`. Called by the other.
+void check_export_combinations(const Recipe& recipe, Reading& reading);
+
 }  // namespace tune
