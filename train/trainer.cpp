@@ -153,7 +153,10 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   reporter_ = std::make_unique<Reporter>(recipe_.logging, folder_, step_, record_.latest.has_value(), plan_.steps);
   reporter_->say(fmt::format("{} steps, {} tokens an epoch, {:.2f} M of {:.1f} M parameters trained, {}{} on {}",
                              plan_.steps, plan_.tokens_per_epoch, plan_.trainable_parameters / 1e6,
-                             plan_.parameters / 1e6, full ? "full fine-tuning" : "LoRA",
+                             plan_.parameters / 1e6,
+                             full                                         ? "full fine-tuning"
+                             : recipe_.adapter.type == AdapterType::qlora ? "QLoRA"
+                                                                          : "LoRA",
                              decoder_->has_keeper() ? fmt::format(", sharded over {} ranks", world.shard_count()) : "",
                              device_name(decoder_->options().device)));
 }

@@ -2,12 +2,15 @@
 // the order of fp32 sums and, where such a difference crosses a tie, one rounding to bf16 on each side.
 #include <cmath>
 
+#include "checkpoints/quantize/nf4.h"
 #include "tests/gpu/gpu_test.h"
+#include "train/kernels/adamw_8bit.h"
 #include "train/kernels/attention.h"
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/cuda.h"
 #include "train/kernels/grouped_matmul.h"
 #include "train/kernels/matmul.h"
+#include "train/kernels/nf4.h"
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/rope.h"
 #include "train/kernels/swiglu.h"
@@ -96,6 +99,54 @@ TEST_F(GpuKernels, GroupedMatmul) {
       expect_close(grouped_matmul_nn(dy.to(kGpu), weight.to(kGpu), gpu), dx, bound(dx, kOut), name + " nn");
       expect_close(grouped_matmul_tn(dy.to(kGpu), x.to(kGpu), gpu), dw, bound(dw, 89), name + " tn");
     }
+}
+
+// Blocks inside rows, over the ends of rows, and rectangles that begin inside one.
+TEST_F(GpuKernels, Nf4) {
+  for (const std::int64_t columns : {256, 80, 7}) {
+    const std::vector<std::int64_t> rows = {40, 24};
+    Nf4Matrices host = make_nf4_matrices(rows, columns, at::kCPU);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const at::Tensor values = random({rows[i], columns}, at::kFloat);
+      const auto count = static_cast<std::size_t>(values.numel());
+      Nf4Quantizer quantizer(values.numel(),
+                             {static_cast<std::byte*>(host.bytes.mutable_data_ptr()) + host.matrices[i].first_byte,
+                              static_cast<std::size_t>(Nf4Layout(values.numel()).bytes)});
+      quantizer.add({values.const_data_ptr<float>(), count});
+      quantizer.finish();
+    }
+    Nf4Matrices gpu = host;
+    gpu.bytes = host.bytes.to(kGpu);
+    for (const at::ScalarType type : kTypes) {
+      const std::string name = fmt::format("{} {} columns", c10::toString(type), columns);
+      for (const Nf4Rectangle& part : {Nf4Rectangle{0, 64, 0, columns}, Nf4Rectangle{39, 3, columns / 2, columns / 3}})
+        EXPECT_TRUE(at::equal(nf4_dequantize(gpu, part, type).cpu(), nf4_dequantize(host, part, type))) << name;
+      const at::Tensor x = random({33, columns}, type), dy = random({33, 64}, type);
+      const at::Tensor y = nf4_matmul_nt(x, host, {}), dx = nf4_matmul_nn(dy, host, {});
+      const auto bound = [&](const at::Tensor& value, std::int64_t terms) {
+        return value.abs() * (2.1 * unit_roundoff(type)) + static_cast<double>(terms) * sums_of(terms);
+      };
+      expect_close(nf4_matmul_nt(x.to(kGpu), gpu, {}), y, bound(y, columns), name + " nt");
+      expect_close(nf4_matmul_nn(dy.to(kGpu), gpu, {}), dx, bound(dx, 64), name + " nn");
+    }
+  }
+}
+
+// A rounding that falls the other way may choose the code beside: a step of the map, of the block's largest value.
+TEST_F(GpuKernels, AdamW8bit) {
+  const at::Tensor start = random({1000}, at::kFloat);
+  at::Tensor host = start.clone(), gpu = start.to(kGpu);
+  Moments8bit host_moments = make_moments_8bit(host), gpu_moments = make_moments_8bit(gpu);
+  for (int step = 1; step <= 5; ++step) {
+    const at::Tensor gradient = random({1000}, at::kFloat);
+    const AdamWStep options{
+        .learning_rate = 1e-2, .beta_1 = 0.9, .beta_2 = 0.99, .epsilon = 1e-8, .weight_decay = 0.1, .step = step};
+    adamw_8bit_(host, gradient, host_moments, options);
+    adamw_8bit_(gpu, gradient.to(kGpu), gpu_moments, options);
+    const at::Tensor same = gpu_moments.codes_1.cpu().eq(host_moments.codes_1);
+    EXPECT_GT(same.to(at::kFloat).mean().item<float>(), 0.995f) << step;
+  }
+  EXPECT_LT((gpu.cpu() - host).abs().mean().item<float>(), 1e-4f);
 }
 
 TEST_F(GpuKernels, Rope) {
