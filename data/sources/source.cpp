@@ -102,8 +102,8 @@ class RecordSource final : public Source {
   Record next_part() {
     const std::string_view rest = std::string_view(rest_.text).substr(next_);
     const std::size_t length = stretch_end(rest, false);
-    Record record{
-        {}, {}, std::string(rest.substr(0, length)), text_part(next_ == 0, length == rest.size()), rest_.place, {}};
+    Record record{{},          {}, std::string(rest.substr(0, length)), text_part(next_ == 0, length == rest.size()),
+                  rest_.place, {}};
     next_ += length;
     if (ends(record.part)) rest_.text.clear(), next_ = 0;
     return record;

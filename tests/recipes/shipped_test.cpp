@@ -87,8 +87,9 @@ TEST(Lookup, NamesTheNearest) {
     return std::string();
   };
   EXPECT_EQ(complaint_of("quikstart"), "there is no recipe \"quikstart\"; did you mean quickstart?");
-  EXPECT_THAT(complaint_of("gpt9"), testing::AllOf(HasSubstr("there is no recipe \"gpt9\"; shipped are code-llama-"),
-                                                   HasSubstr(", llama2-7b-full, llama2-7b-full-8bit, llama2-7b-lora, ")));
+  EXPECT_THAT(complaint_of("gpt9"),
+              testing::AllOf(HasSubstr("there is no recipe \"gpt9\"; shipped are code-llama-"),
+                             HasSubstr(", llama2-7b-full, llama2-7b-full-8bit, llama2-7b-lora, ")));
   EXPECT_THAT(complaint_of(""), HasSubstr("there is no recipe \"\""));
 }
 
