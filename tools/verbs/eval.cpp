@@ -15,16 +15,24 @@ namespace {
 
 constexpr std::int64_t kEvaluationTokens = 8192;
 
-nlohmann::ordered_json as_json(const Score& score) {
+// Of pairs, a perplexity says nothing.
+nlohmann::ordered_json as_json(const Score& score, bool pairs) {
+  if (pairs) return {{"loss", score.loss()}, {"pairs", score.tokens}};
   return {{"loss", score.loss()}, {"perplexity", score.perplexity()}, {"tokens", score.tokens}};
 }
 
 void print_table(const Evaluation& evaluation) {
-  fmt::print("{:>10} {:>12} {:>10}  {}\n", "loss", "perplexity", "tokens", "source");
-  for (const auto& [source, score] : evaluation.sources)
-    fmt::print("{:>10.4f} {:>12.3f} {:>10}  {}\n", score.loss(), score.perplexity(), score.tokens, source);
-  const Score& total = evaluation.total;
-  fmt::print("{:>10.4f} {:>12.3f} {:>10}  all\n", total.loss(), total.perplexity(), total.tokens);
+  const bool pairs = evaluation.preference.has_value();
+  const auto line = [&](const Score& score, const std::string& source) {
+    fmt::print("{:>10.4f} {:>12} {:>10}  {}\n", score.loss(), pairs ? "" : fmt::format("{:.3f}", score.perplexity()),
+               score.tokens, source);
+  };
+  fmt::print("{:>10} {:>12} {:>10}  {}\n", "loss", pairs ? "" : "perplexity", pairs ? "pairs" : "tokens", "source");
+  for (const auto& [source, score] : evaluation.sources) line(score, source);
+  line(evaluation.total, "all");
+  if (const auto& sums = evaluation.preference)
+    fmt::print("reward margin {:.4f}, the chosen answer has the higher reward in {:.1f} % of the pairs\n",
+               (sums->chosen_reward - sums->rejected_reward) / sums->pairs, 100 * sums->right / sums->pairs);
 }
 
 }  // namespace
@@ -68,11 +76,12 @@ int eval_verb(const std::vector<std::string>& arguments) {
     print_table(evaluation);
     return 0;
   }
-  nlohmann::ordered_json json = as_json(evaluation.total);
-  for (const auto& [source, score] : evaluation.sources) json["sources"][source] = as_json(score);
-  if (const auto& pairs = evaluation.preference) {
-    json["rewards/margins"] = (pairs->chosen_reward - pairs->rejected_reward) / pairs->pairs;
-    json["rewards/accuracies"] = pairs->right / pairs->pairs;
+  const bool pairs = evaluation.preference.has_value();
+  nlohmann::ordered_json json = as_json(evaluation.total, pairs);
+  for (const auto& [source, score] : evaluation.sources) json["sources"][source] = as_json(score, pairs);
+  if (const auto& sums = evaluation.preference) {
+    json["rewards/margins"] = (sums->chosen_reward - sums->rejected_reward) / sums->pairs;
+    json["rewards/accuracies"] = sums->right / sums->pairs;
   }
   fmt::print("{}\n", json.dump());
   return 0;
