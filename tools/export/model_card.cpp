@@ -74,19 +74,29 @@ std::string training_of(const Recipe& recipe) {
   return text;
 }
 
-/// The first and the last evaluation of the run; nothing where it had none.
+/// The first and the last evaluation of the run; nothing where it had none. Of pairs, how often the chosen answer has
+/// the higher reward; else the perplexity.
 std::string evaluation_of(const fs::path& metrics) {
   if (!fs::is_regular_file(metrics)) return "";
-  std::vector<std::pair<std::int64_t, double>> losses;
+  std::vector<ordered_json> evaluations;
   std::istringstream lines(read_text(metrics));
   for (std::string line; std::getline(lines, line);) {
-    const auto json = ordered_json::parse(line, nullptr, false);
-    if (json.is_object() && json.contains("eval_loss")) losses.emplace_back(json["step"], json["eval_loss"]);
+    ordered_json json = ordered_json::parse(line, nullptr, false);
+    if (json.is_object() && json.contains("eval_loss")) evaluations.push_back(std::move(json));
   }
-  if (losses.empty()) return "";
-  std::string text = "\n## Evaluation\n\nOn rows that were held out:\n\n| step | loss | perplexity |\n|---|---|---|\n";
-  if (losses.size() > 1) losses.erase(losses.begin() + 1, losses.end() - 1);
-  for (const auto& [step, loss] : losses) text += fmt::format("| {} | {:.4f} | {:.2f} |\n", step, loss, std::exp(loss));
+  if (evaluations.empty()) return "";
+  constexpr const char* kAccuracy = "eval_rewards/accuracies";
+  const bool pairs = evaluations.front().contains(kAccuracy);
+  std::string text =
+      fmt::format("\n## Evaluation\n\nOn rows that were held out:\n\n| step | loss | {} |\n|---|---|---|\n",
+                  pairs ? "chosen above rejected" : "perplexity");
+  if (evaluations.size() > 1) evaluations.erase(evaluations.begin() + 1, evaluations.end() - 1);
+  for (const ordered_json& line : evaluations) {
+    const double loss = line["eval_loss"];
+    text += fmt::format(
+        "| {} | {:.4f} | {} |\n", line["step"].get<std::int64_t>(), loss,
+        pairs ? fmt::format("{:.1f} %", 100 * line[kAccuracy].get<double>()) : fmt::format("{:.2f}", std::exp(loss)));
+  }
   return text;
 }
 

@@ -34,11 +34,12 @@ ResumeOption resume_option(const std::string& text) {
   return {.mode = ResumeOption::Mode::folder, .folder = text};
 }
 
-void tell_summary(const RunResult& result) {
+void tell_summary(const RunResult& result, Stage stage) {
   if (result.before && result.after) {
-    tell("\n{:<14}{:>12}{:>14}\n", "", "eval loss", "perplexity");
-    tell("{:<14}{:>12.4f}{:>14.2f}\n", "before", result.before->loss(), result.before->perplexity());
-    tell("{:<14}{:>12.4f}{:>14.2f}\n", "after", result.after->loss(), result.after->perplexity());
+    const bool pairs = stage == Stage::dpo;  // whose loss has no perplexity
+    tell("\n{:<14}{:>12}{:>14}\n", "", "eval loss", pairs ? "" : "perplexity");
+    for (const auto& [name, score] : {std::pair("before", *result.before), {"after", *result.after}})
+      tell("{:<14}{:>12.4f}{:>14}\n", name, score.loss(), pairs ? "" : fmt::format("{:.2f}", score.perplexity()));
   }
   for (const Sample& sample : result.samples)
     tell("\n> {}\nbefore: {}\nafter:  {}\n", sample.prompt, sample.before, sample.after);
@@ -125,7 +126,7 @@ int train_and_hand_over(const Recipe& recipe, const std::string& resume, World& 
   if (!world.rank().writes()) return 0;
   forget_starts(recipe.output_dir);
   if (result.tuned_weights) write_tuned_model(recipe, *result.tuned_weights, result.final_folder);
-  tell_summary(result);
+  tell_summary(result, recipe.stage);
   hand_over(recipe, result);
   return 0;
 }
