@@ -119,10 +119,14 @@ std::int64_t World::Parts::roll_call(const Rank& rank, const std::map<std::strin
   store->set(key(rank.number), bytes_of(mine.dump()));
   const auto start = Clock::now();
   std::vector<std::int64_t> missing;
+  std::vector<Json> said(static_cast<std::size_t>(rank.count));
   try {
     for (std::int64_t i = 0; i < rank.count; ++i) {
       const auto waited = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - start);
-      if (!wait_for(key(i), std::max(timeout - waited, 0s))) missing.push_back(i);
+      if (wait_for(key(i), std::max(timeout - waited, 0s)))
+        said[static_cast<std::size_t>(i)] = Json::parse(read(key(i)));
+      else
+        missing.push_back(i);
     }
   } catch (const std::exception& error) {  // rank 0 has ended, for a reason that it has told
     watch->broken("the roll call", error.what());
@@ -134,10 +138,10 @@ std::int64_t World::Parts::roll_call(const Rank& rank, const std::map<std::strin
                             fmt::join(missing, ", "), rank.count, timeout.count()),
                 "look at the output of those ranks, and at WORLD_SIZE and RANK (distributed.timeout_seconds: how long "
                 "to wait)"};
-  const Json first = Json::parse(read(key(0)));
+  const Json& first = said.front();
   std::set<std::string> hosts = {first.at("host").get<std::string>()};
   for (std::int64_t i = 1; i < rank.count; ++i) {
-    const Json other = Json::parse(read(key(i)));
+    const Json& other = said[static_cast<std::size_t>(i)];
     hosts.insert(other.at("host").get<std::string>());
     for (const auto& [fact, value] : facts) {
       if (first.at(fact) == other.at(fact)) continue;
