@@ -73,28 +73,46 @@ TUNE_INLINE void look_up(const std::uint8_t* codes, const float (&table)[16], fl
   }
 }
 
+using Bytes = std::uint8_t __attribute__((vector_size(16)));
+
+TUNE_INLINE Bytes interleaved_low(Bytes a, Bytes b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+TUNE_INLINE Bytes interleaved_high(Bytes a, Bytes b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+// table[which[i]] for each i: one instruction, which GCC alone has a name for.
+TUNE_INLINE Bytes chosen(Bytes table, Bytes which) {
+#ifdef __clang__
+  Bytes result;
+  for (int i = 0; i < 16; ++i) result[i] = table[which[i]];
+  return result;
+#else
+  return __builtin_shuffle(table, which);
+#endif
+}
+
 // Sixteen bytes at a time: the low halves of the sixteen results are one vector, the high halves another, and a code
 // chooses from each.
 TUNE_INLINE void look_up(const std::uint8_t* codes, const std::uint16_t (&table)[16], std::uint16_t* out) {
-  using Bytes = std::uint8_t __attribute__((vector_size(16)));
-  constexpr Bytes kLow = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23},
-                  kHigh = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31},
-                  kEven = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, kOdd = kEven + 1;
+  static_assert(std::endian::native == std::endian::little);
   Bytes halves[2];
   std::memcpy(halves, table, sizeof halves);
-  const Bytes low = __builtin_shuffle(halves[0], halves[1], kEven),
-              high = __builtin_shuffle(halves[0], halves[1], kOdd);
-  static_assert(std::endian::native == std::endian::little);
+  const Bytes low = __builtin_shufflevector(halves[0], halves[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                                            30),
+              high = __builtin_shufflevector(halves[0], halves[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27,
+                                             29, 31);
   for (std::int64_t i = 0; i < kNf4Block / 2; i += 16) {
     Bytes packed;
     std::memcpy(&packed, codes + i, sizeof packed);
     const Bytes first = packed >> 4, second = packed & 15;
-    const Bytes which[2] = {__builtin_shuffle(first, second, kLow), __builtin_shuffle(first, second, kHigh)};
+    const Bytes which[2] = {interleaved_low(first, second), interleaved_high(first, second)};
     Bytes words[4];
     for (int k = 0; k < 2; ++k) {
-      const Bytes bytes_low = __builtin_shuffle(low, which[k]), bytes_high = __builtin_shuffle(high, which[k]);
-      words[2 * k] = __builtin_shuffle(bytes_low, bytes_high, kLow);
-      words[2 * k + 1] = __builtin_shuffle(bytes_low, bytes_high, kHigh);
+      const Bytes bytes_low = chosen(low, which[k]), bytes_high = chosen(high, which[k]);
+      words[2 * k] = interleaved_low(bytes_low, bytes_high);
+      words[2 * k + 1] = interleaved_high(bytes_low, bytes_high);
     }
     std::memcpy(out + 2 * i, words, sizeof words);
   }
