@@ -117,7 +117,7 @@ def test_a_failed_job_is_not_requeued(cluster, recipe, tmp_path):
 def test_a_job_that_gets_nowhere_ends(cluster, recipe, tmp_path):
     """It is warned in each start before it has done a step: twice it is requeued, then it has failed."""
     output = tmp_path / "run"
-    rows = write_chats(tmp_path / "eval.jsonl", random.Random(SEED), 3000)  # before the first step
+    rows = write_chats(tmp_path / "eval.jsonl", random.Random(SEED), 12000)  # seconds of evaluation before the first step
     job = submit(cluster, recipe, output, "--set", f"data.eval_datasets[0].path={rows}", "--set", "data.eval_datasets[0].type=chat")
     for start in range(3):
         deadline = time.monotonic() + 90
