@@ -224,6 +224,8 @@ std::vector<std::string> wanted_fields(const DatasetOptions& options) {
       return {in_file("text"), in_file("prefix"), in_file("middle"), in_file("suffix")};
     case DatasetType::preference:
       return {in_file("prompt"), in_file("chosen"), in_file("rejected")};
+    case DatasetType::unpaired_preference:
+      return {in_file("prompt"), in_file("completion"), in_file("label")};
   }
   return {};
 }
@@ -246,6 +248,7 @@ Record make_record(Fields fields, const DatasetOptions& options) {
       record.text = take_answer(fields, options, "text");
       record.part = find(fields, name_in_file(options, "text"))->part;
       break;
+    case DatasetType::unpaired_preference:
     case DatasetType::preference:
       take_pair(fields, options, record);
       break;

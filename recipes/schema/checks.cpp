@@ -33,6 +33,8 @@ std::vector<std::string> names_of(DatasetType type) {
       return {"text", "prefix", "middle", "suffix"};
     case DatasetType::preference:
       return {"prompt", "chosen", "rejected", "role", "content"};
+    case DatasetType::unpaired_preference:
+      return {"prompt", "completion", "label", "role", "content"};
   }
   return {};
 }

@@ -21,10 +21,11 @@ enum class Stage { pretrain, sft, dpo };
 enum class AdapterType { none, lora, qlora };
 enum class Overflow { error, drop, truncate, split };
 enum class TrainOn { assistant, last, all };
-enum class DatasetType { chat, alpaca, prompt_completion, text, fim, preference };
-enum class PreferenceLoss { sigmoid, ipo, hinge, orpo, simpo };
+enum class DatasetType { chat, alpaca, prompt_completion, text, fim, preference, unpaired_preference };
+enum class PreferenceLoss { sigmoid, ipo, hinge, orpo, simpo, kto };
+enum class LoraInit { standard, pissa };
 enum class Scheduler { constant, linear, cosine, wsd };
-enum class OptimizerType { adamw, adamw_8bit, sgd };
+enum class OptimizerType { adamw, adamw_8bit, adafactor, sgd };
 enum class Device { automatic, cpu, cuda };
 enum class ExportFormat { adapter, hf, gguf, gguf_lora, onnx };
 enum class Quant { f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0, int8, int4 };
@@ -50,10 +51,18 @@ struct AdapterOptions {
   double lora_dropout = 0.0;
   bool use_rslora = false;         // scaled by lora_alpha / sqrt(lora_r) instead
   double loraplus_lr_ratio = 1.0;  // B learns so many times faster than A
+  bool use_dora = false;           // beside A and B each row's length is learnt, too
+  /// Other ranks and alphas, by module name, "down_proj", or a longer end of it, "layers.0.self_attn.q_proj"
+  std::map<std::string, std::int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  LoraInit init_lora_weights = LoraInit::standard;  // standard: A uniform, B zero
+  std::int64_t pissa_iter = 16;                     // of pissa: iterations of the fast SVD; 0 = an exact one
   /// module names such as q_proj, or the one word "all-linear": every linear layer of the decoder but lm_head and
   /// routers
   std::vector<std::string> lora_target_modules = {"all-linear"};
-  std::string init_adapter;  // a PEFT folder to start from; empty = fresh A, B = 0
+  std::vector<std::string> modules_to_save;   // trained whole beside the adapters: embed_tokens, lm_head
+  std::vector<std::string> trainable_tokens;  // of the vocabulary: their rows of embed_tokens are trained, too
+  std::string init_adapter;                   // a PEFT folder to start from; empty = fresh ones
 };
 
 /// What B A is multiplied with: lora_alpha / lora_r, with rsLoRA (Kalajdzievski 2023) lora_alpha / sqrt(lora_r).
@@ -97,9 +106,11 @@ struct DataOptions {
 /// Of stage dpo: what pairs of answers, of which one is preferred, teach.
 struct PreferenceOptions {
   PreferenceLoss loss_type = PreferenceLoss::sigmoid;
-  double beta = 0.1;             // how dearly a distance from the reference model is paid; orpo: weight of the odds
-  double label_smoothing = 0.0;  // of sigmoid and simpo: share of the pairs taken to be labelled the wrong way round
-  double simpo_gamma = 0.5;      // of simpo: margin that is aimed at
+  double beta = 0.1;              // how dearly a distance from the reference model is paid; orpo: weight of the odds
+  double label_smoothing = 0.0;   // of sigmoid and simpo: share of the pairs taken to be labelled the wrong way round
+  double simpo_gamma = 0.5;       // of simpo: margin that is aimed at
+  double desirable_weight = 1;    // of kto: of the loss of good answers
+  double undesirable_weight = 1;  // of kto: and of bad ones
 };
 
 struct TrainOptions {
@@ -119,8 +130,10 @@ struct TrainOptions {
   double adam_beta2 = 0.999;
   double adam_epsilon = 1.0e-8;
   double weight_decay = 0.0;
-  double max_grad_norm = 1.0;        // 0 = no clipping
-  double neftune_noise_alpha = 0.0;  // 0 = no noise on embeddings
+  double max_grad_norm = 1.0;          // 0 = no clipping
+  double neftune_noise_alpha = 0.0;    // 0 = no noise on embeddings
+  bool optimizer_in_backward = false;  // full fine-tuning: each layer is updated as soon as its gradients are there
+  bool bf16_stochastic_round = false;  // full fine-tuning: no fp32 masters
   bool train_router = false;  // full fine-tuning of a mixture of experts; adapters name gate in lora_target_modules
   std::optional<double> router_aux_loss_coef;  // default: the model's own where its routers are trained, else 0
   bool gradient_checkpointing = false;

@@ -40,13 +40,14 @@ struct Spelling<TrainOn> {
 };
 template <>
 struct Spelling<DatasetType> {
-  static constexpr auto values =
-      std::to_array<std::pair<DatasetType, std::string_view>>({{DatasetType::chat, "chat"},
-                                                               {DatasetType::alpaca, "alpaca"},
-                                                               {DatasetType::prompt_completion, "prompt_completion"},
-                                                               {DatasetType::text, "text"},
-                                                               {DatasetType::fim, "fim"},
-                                                               {DatasetType::preference, "preference"}});
+  static constexpr auto values = std::to_array<std::pair<DatasetType, std::string_view>>(
+      {{DatasetType::chat, "chat"},
+       {DatasetType::alpaca, "alpaca"},
+       {DatasetType::prompt_completion, "prompt_completion"},
+       {DatasetType::text, "text"},
+       {DatasetType::fim, "fim"},
+       {DatasetType::preference, "preference"},
+       {DatasetType::unpaired_preference, "unpaired_preference"}});
 };
 template <>
 struct Spelling<Scheduler> {
@@ -58,8 +59,11 @@ struct Spelling<Scheduler> {
 };
 template <>
 struct Spelling<OptimizerType> {
-  static constexpr auto values = std::to_array<std::pair<OptimizerType, std::string_view>>(
-      {{OptimizerType::adamw, "adamw"}, {OptimizerType::adamw_8bit, "adamw_8bit"}, {OptimizerType::sgd, "sgd"}});
+  static constexpr auto values =
+      std::to_array<std::pair<OptimizerType, std::string_view>>({{OptimizerType::adamw, "adamw"},
+                                                                 {OptimizerType::adamw_8bit, "adamw_8bit"},
+                                                                 {OptimizerType::adafactor, "adafactor"},
+                                                                 {OptimizerType::sgd, "sgd"}});
 };
 template <>
 struct Spelling<Device> {
@@ -101,7 +105,13 @@ struct Spelling<PreferenceLoss> {
                                                                   {PreferenceLoss::ipo, "ipo"},
                                                                   {PreferenceLoss::hinge, "hinge"},
                                                                   {PreferenceLoss::orpo, "orpo"},
-                                                                  {PreferenceLoss::simpo, "simpo"}});
+                                                                  {PreferenceLoss::simpo, "simpo"},
+                                                                  {PreferenceLoss::kto, "kto"}});
+};
+template <>
+struct Spelling<LoraInit> {
+  static constexpr auto values = std::to_array<std::pair<LoraInit, std::string_view>>(
+      {{LoraInit::standard, "standard"}, {LoraInit::pissa, "pissa"}});
 };
 
 template <>

@@ -172,6 +172,35 @@ void read_value(std::vector<std::string>& target, const YamlValue& value, const 
   target = std::move(words);
 }
 
+namespace {
+
+template <class Number>
+void read_numbers(std::map<std::string, Number>& target, const YamlValue& value, const Key& key, Reading& reading) {
+  if (value.kind != YamlValue::Kind::map) return refuse(value, key, "name: number pairs, {down_proj: 8}", reading);
+  for (const YamlEntry& entry : value.entries) {
+    const Key number{key.path + "." + entry.name, key.rule};
+    read_value(target[entry.name], entry.value, number, reading);
+    reading.places[number.path] = entry.value.place;
+  }
+}
+
+template <class Value, class Text>
+std::string write_pairs(const std::map<std::string, Value>& values, Text&& text) {
+  std::vector<std::string> pairs;
+  for (const auto& [name, value] : values) pairs.push_back(fmt::format("{}: {}", yaml_text(name), text(value)));
+  return fmt::format(" {{{}}}\n", fmt::join(pairs, ", "));
+}
+
+}  // namespace
+
+void read_value(std::map<std::string, std::int64_t>& target, const YamlValue& value, const Key& key, Reading& reading) {
+  read_numbers(target, value, key, reading);
+}
+
+void read_value(std::map<std::string, double>& target, const YamlValue& value, const Key& key, Reading& reading) {
+  read_numbers(target, value, key, reading);
+}
+
 void read_value(std::map<std::string, std::string>& target, const YamlValue& value, const Key& key, Reading& reading) {
   if (value.kind != YamlValue::Kind::map) return refuse(value, key, "name: name pairs, {prompt: question}", reading);
   for (const YamlEntry& entry : value.entries) {
@@ -196,9 +225,15 @@ std::string write_value(const std::vector<std::string>& value, const Rule&, int)
 }
 
 std::string write_value(const std::map<std::string, std::string>& value, const Rule&, int) {
-  std::vector<std::string> pairs;
-  for (const auto& [name, other] : value) pairs.push_back(fmt::format("{}: {}", yaml_text(name), yaml_text(other)));
-  return fmt::format(" {{{}}}\n", fmt::join(pairs, ", "));
+  return write_pairs(value, yaml_text);
+}
+
+std::string write_value(const std::map<std::string, std::int64_t>& value, const Rule&, int) {
+  return write_pairs(value, [](std::int64_t number) { return number; });
+}
+
+std::string write_value(const std::map<std::string, double>& value, const Rule&, int) {
+  return write_pairs(value, [](double number) { return number; });
 }
 
 }  // namespace tune

@@ -35,6 +35,8 @@ void read_value(double& target, const YamlValue& value, const Key& key, Reading&
 void read_value(std::string& target, const YamlValue& value, const Key& key, Reading& reading);
 void read_value(std::vector<std::string>& target, const YamlValue& value, const Key& key, Reading& reading);
 void read_value(std::map<std::string, std::string>& target, const YamlValue& value, const Key& key, Reading& reading);
+void read_value(std::map<std::string, std::int64_t>& target, const YamlValue& value, const Key& key, Reading& reading);
+void read_value(std::map<std::string, double>& target, const YamlValue& value, const Key& key, Reading& reading);
 
 std::string write_value(bool value, const Rule&, int indent);
 std::string write_value(std::int64_t value, const Rule&, int indent);
@@ -42,6 +44,8 @@ std::string write_value(double value, const Rule&, int indent);
 std::string write_value(const std::string& value, const Rule&, int indent);
 std::string write_value(const std::vector<std::string>& value, const Rule&, int indent);
 std::string write_value(const std::map<std::string, std::string>& value, const Rule&, int indent);
+std::string write_value(const std::map<std::string, std::int64_t>& value, const Rule&, int indent);
+std::string write_value(const std::map<std::string, double>& value, const Rule&, int indent);
 
 template <class T>
 struct ListOf : std::false_type {};
@@ -52,9 +56,12 @@ struct IsOptional : std::false_type {};
 template <class T>
 struct IsOptional<std::optional<T>> : std::true_type {};
 template <class T>
+struct IsMap : std::false_type {};
+template <class T>
+struct IsMap<std::map<std::string, T>> : std::true_type {};
+template <class T>
 constexpr bool is_section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !IsOptional<T>::value &&
-                            !std::is_same_v<T, std::vector<std::string>> && !ListOf<T>::value &&
-                            !std::is_same_v<T, std::map<std::string, std::string>>;
+                            !std::is_same_v<T, std::vector<std::string>> && !ListOf<T>::value && !IsMap<T>::value;
 
 template <class Enum>
 std::vector<std::string> choices_of() {
@@ -183,8 +190,14 @@ std::string expects_any(const Rule& rule) {
     return "a list of " + expects_text(rule);
   else if constexpr (std::is_same_v<T, std::string>)
     return expects_text(rule);
-  else
+  else if constexpr (std::is_same_v<T, std::map<std::string, std::string>>)
     return "name: name pairs";
+  else if constexpr (std::is_same_v<T, std::map<std::string, std::int64_t>>)
+    return "name: number pairs; " + expects_number(rule, true);
+  else if constexpr (std::is_same_v<T, std::map<std::string, double>>)
+    return "name: number pairs; " + expects_number(rule, false);
+  else
+    return "";
 }
 
 template <class Section>

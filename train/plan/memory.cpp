@@ -107,6 +107,7 @@ std::int64_t optimizer_state_bytes(OptimizerType optimizer, std::int64_t values)
       return 8 * values;
     case OptimizerType::adamw_8bit:
       return 2 * values + 2 * 4 * (values + kDynamicBlock - 1) / kDynamicBlock;
+    case OptimizerType::adafactor:
     case OptimizerType::sgd:
       return 0;
   }
