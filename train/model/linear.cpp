@@ -71,7 +71,7 @@ void LinearGroup::start_adapter(const DecoderOptions& options) {
     constexpr std::int64_t kRows = 1024;  // at a time in fp32
     std::vector<at::Tensor> squares;
     for (std::int64_t first = 0; first < rows_; first += kRows)
-      squares.push_back(rows_in_fp32(first, std::min(kRows, rows_ - first)).square_().sum(1));
+      squares.push_back(rows_in_fp32(first, std::min(kRows, rows_ - first)).square().sum(1));
     dora_.start_at(at::cat(squares));
   }
   if (options.adapter.init_lora_weights != LoraInit::pissa) return;
