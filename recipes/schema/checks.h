@@ -8,7 +8,8 @@ namespace tune {
 /// itself is right already.
 void check_combinations(const Recipe& recipe, Reading& reading);
 
-/// Of these, those of `export:`. Called by the other.
+/// Of these, those of `export:`, and those of how weights are updated. Called by the other.
 void check_export_combinations(const Recipe& recipe, Reading& reading);
+void check_optimizer_combinations(const Recipe& recipe, Reading& reading);
 
 }  // namespace tune

@@ -17,13 +17,6 @@ namespace {
 
 std::string leaf(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
-// FNV-1a: the same number everywhere, which std::hash does not promise.
-std::uint64_t stream_of(const std::string& name, std::int64_t seed) {
-  std::uint64_t hash = 14695981039346656037ull ^ static_cast<std::uint64_t>(seed);
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return hash;
-}
-
 std::string peft_key(const std::string& module, const char* factor) {
   return "base_model.model." + module + "." + factor + ".weight";
 }
@@ -87,13 +80,13 @@ void LinearGroup::add_adapter(const std::vector<std::string>& targets, const Dec
   for (const at::Tensor& b : lora_b_master_) lora_b_gradient_.push_back(at::zeros_like(b));
 }
 
-void LinearGroup::train_weights(bool kept) {
+void LinearGroup::train_weights(const DecoderOptions& options, bool kept) {
   if (kept) {
     weight_gradient_ = at::empty({0}, weight_.options().dtype(at::kFloat));
     return;
   }
-  weight_master_ = weight_.scalar_type() == at::kFloat ? weight_ : weight_.to(at::kFloat);
-  weight_gradient_ = at::zeros_like(weight_master_);
+  weight_master_ = make_master(weight_, options);
+  weight_gradient_ = at::zeros(weight_.sizes(), weight_.options().dtype(at::kFloat));
 }
 
 at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const {

@@ -49,9 +49,9 @@ class LinearGroup {
   /// Puts a fresh adapter (A uniform in +-1/sqrt(in), B zero) on the named modules ("q_proj", ...).
   void add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options);
 
-  /// Full fine-tuning: allocates fp32 masters (unless the weight is fp32) and gradients; `kept`: only the gradients'
-  /// handle, whose memory a WeightKeeper has.
-  void train_weights(bool kept);
+  /// Full fine-tuning: allocates masters and gradients; `kept`: only the gradients' handle, whose memory a WeightKeeper
+  /// has.
+  void train_weights(const DecoderOptions& options, bool kept);
 
   /// x [tokens, in] -> [tokens, rows of an expert]. Into `down` goes x A^T, which the backward needs (undefined without
   /// adapter).
