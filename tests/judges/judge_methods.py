@@ -83,12 +83,12 @@ def without_decay_of_norms(model, decay):
 
 
 def test_adafactor_is_transformers(tiny, rng, tmp_path):
-    schedule = Schedule(FULL_LEARNING_RATE)
+    schedule = Schedule(2e-4)  # at 5e-4 the loss is a twelfth by step 35, and roundings have grown to 1e-5 of it
     train = {"optim": "adafactor", "weight_decay": 0.1}
     setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter={"type": "none"}, train=train)
     model = setting.model()
     lines = setting.train()
-    optimizer = Adafactor(without_decay_of_norms(model, 0.1), lr=FULL_LEARNING_RATE, relative_step=False, scale_parameter=False)
+    optimizer = Adafactor(without_decay_of_norms(model, 0.1), lr=2e-4, relative_step=False, scale_parameter=False)
     compare(lines, loop_with(optimizer, model, setting.rows), schedule)
     state = load_file(setting.output / f"checkpoint-{STEPS}" / "optimizer.safetensors")
     assert sum(t.numel() for t in state.values()) <= 0.02 * sum(p.numel() for p in model.parameters())
