@@ -2,7 +2,7 @@
 # Speed, memory and start-up beside PyTorch + PEFT, interleaved: tools/bench.sh [--rounds 5] [--only lora-bf16]
 # Two ranks beside one, and the bytes on the wire: tools/bench.sh ranks [--rounds 5] [--only full-fp32]
 # Two ranks beside what tools/scaling predicts of them: tools/bench.sh scaling
-# QLoRA beside LoRA, 8-bit AdamW beside AdamW: tools/bench.sh methods
+# QLoRA beside LoRA, full fine-tuning in less memory beside AdamW: tools/bench.sh methods
 # DPO beside TRL: tools/bench.sh dpo
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."

@@ -31,15 +31,16 @@ std::string first_bad_tensor(Decoder& decoder, const std::vector<PackedBatch>& m
   return gradient.empty() ? "the sum of the gradients' squares" : "the gradient of " + gradient;
 }
 
-std::string what_to_try(const TrainOptions& options, Dtype dtype, std::int64_t step) {
+// changed: some weights were, in this step.
+std::string what_to_try(const TrainOptions& options, Dtype dtype, std::int64_t step, bool changed) {
   std::vector<std::string> ways;
   if (step > 0) {
     ways.push_back(fmt::format("lower train.learning_rate ({} now)", options.learning_rate));
     if (options.warmup_steps == 0 && options.warmup_ratio == 0) ways.emplace_back("set train.warmup_ratio: 0.03");
-    if (options.max_grad_norm == 0) ways.emplace_back("set train.max_grad_norm: 1.0");
+    if (options.max_grad_norm == 0 && !options.optimizer_in_backward) ways.emplace_back("set train.max_grad_norm: 1.0");
   }
   if (dtype != Dtype::fp32) ways.emplace_back("set train.precision: fp32");
-  if (step > 0) return fmt::format("{}; earlier checkpoints are intact", fmt::join(ways, ", or "));
+  if (step > 0 || changed) return fmt::format("{}; earlier checkpoints are intact", fmt::join(ways, ", or "));
   ways.emplace_back("fetch the model again");
   return fmt::format("no weight was changed yet, so it is the model or the data: {}", fmt::join(ways, ", or "));
 }
@@ -54,7 +55,17 @@ Error non_finite_error(Decoder& decoder, const std::vector<PackedBatch>& micro_b
           fmt::format("step {}: loss {}, gradient norm {}, first bad tensor: {}; nothing was updated", step + 1,
                       number_text(outcome.loss), number_text(outcome.grad_norm),
                       first_bad_tensor(decoder, micro_batches, losses, step)),
-          what_to_try(options, decoder.options().dtype, step)};
+          what_to_try(options, decoder.options().dtype, step, false)};
+}
+
+Error non_finite_error(std::span<const Parameter> unit, const TrainOptions& options, Dtype dtype, std::int64_t step) {
+  const std::string name = first_non_finite(unit);
+  const std::string what = name.empty() ? fmt::format("norm from {} to {}", unit.front().name, unit.back().name)
+                                        : fmt::format("of {}", name);
+  return {Fault::running,
+          {},
+          fmt::format("step {}: the gradient {} is not finite; layers behind it were updated already", step + 1, what),
+          what_to_try(options, dtype, step, true)};
 }
 
 }  // namespace tune

@@ -1,4 +1,5 @@
 #pragma once
+#include <span>
 #include <vector>
 
 #include "recipes/schema/error.h"
@@ -13,5 +14,9 @@ namespace tune {
 Error non_finite_error(Decoder& decoder, const std::vector<PackedBatch>& micro_batches,
                        const std::vector<double>& losses, const StepOutcome& outcome, const TrainOptions& options,
                        std::int64_t step);
+
+/// The same with updates in the backward pass, for the first parameters (of one unit) whose gradients are not finite:
+/// those of the units behind it were updated already.
+Error non_finite_error(std::span<const Parameter> unit, const TrainOptions& options, Dtype dtype, std::int64_t step);
 
 }  // namespace tune

@@ -17,14 +17,14 @@
 namespace tune {
 namespace {
 
-// Views of the masters' own memory; on a GPU `host` keeps the copies alive.
+// Views of the masters' own memory, in bf16 where there are only values; on a GPU `host` keeps the copies alive.
 std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, std::vector<at::Tensor>& host) {
   std::vector<NamedBytes> result;
   for (const Parameter& parameter : parameters) {
     const at::Tensor values = stored(parameter);
     host.push_back(values);
     result.push_back({.name = parameter.name,
-                      .dtype = "F32",
+                      .dtype = values.scalar_type() == at::kFloat ? "F32" : "BF16",
                       .shape = values.sizes().vec(),
                       .bytes = {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}});
   }
@@ -32,7 +32,7 @@ std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, 
 }
 
 void restore_parameter(Parameter& parameter, const LoadedCheckpoint& checkpoint) {
-  const at::Tensor values = at::empty(stored_shape(parameter), at::kFloat);
+  const at::Tensor values = at::empty(stored_shape(parameter), parameter.master.scalar_type());
   checkpoint.read(parameter.name, {static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes()});
   restore(parameter, values);
 }

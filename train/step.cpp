@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <span>
+#include <utility>
 
 #include "train/non_finite.h"
 #include "train/optim/clip.h"
@@ -42,6 +45,30 @@ std::int64_t sum_over_ranks(World& world, std::int64_t experts, const std::vecto
   return bad == load ? 0 : bad - flags;
 }
 
+// train.optimizer_in_backward: what the backward pass completes is updated while its gradients are there.
+class UpdatesInBackward {
+ public:
+  UpdatesInBackward(Decoder& decoder, Optimizer& optimizer, const TrainOptions& options, std::int64_t step)
+      : decoder_(decoder), optimizer_(optimizer), options_(options), step_(step), end_(decoder.trained().size()) {}
+
+  void ready_from(std::size_t first) {
+    const std::span<const Parameter> unit(decoder_.trained().data() + first, end_ - first);
+    const double norm = gradient_norm(unit);
+    if (!std::isfinite(norm)) throw non_finite_error(unit, options_, decoder_.options().dtype, step_);
+    squares_ += norm * norm;
+    optimizer_.update(first, std::exchange(end_, first));
+  }
+  double norm() const { return std::sqrt(squares_); }
+
+ private:
+  Decoder& decoder_;
+  Optimizer& optimizer_;
+  const TrainOptions& options_;
+  const std::int64_t step_;
+  std::size_t end_;  // everything from there on was updated
+  double squares_ = 0;
+};
+
 }  // namespace
 
 PreferenceSums summed(World& world, const PreferenceSums& s) {
@@ -61,12 +88,18 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   // Where the ranks keep the weights together, each passes them as often as the others.
   const auto rounds = decoder.has_keeper() ? static_cast<std::size_t>(share.rounds) : micro_batches.size();
   std::vector<double> losses;
+  outcome.learning_rate = learning_rate_at(options, step, total_steps);
+  UpdatesInBackward updates(decoder, optimizer, options, step);
   for (std::size_t i = 0; i < rounds; ++i) {
     if (stop_requested() != 0 && world.alone()) {
       optimizer.zero_gradients();
       return std::nullopt;
     }
     decoder.set_step(step, static_cast<std::int64_t>(i) * world.rank().count + world.rank().number);
+    if (options.optimizer_in_backward) {
+      optimizer.begin_step(outcome.learning_rate);
+      decoder.on_gradients([&](std::size_t first) { updates.ready_from(first); });
+    }
     // What the last backward pass completes is on its way to the other ranks while the pass goes on.
     if (i + 1 == rounds && !world.alone())
       decoder.on_gradients([&](std::size_t first) { gradient_sum.ready_from(first); });
@@ -89,14 +122,21 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   outcome.loss *= scale;
   if (outcome.preference) outcome.preference = summed(world, *outcome.preference);
   const auto sum = [&](double square) { return world.sum({square}).front() / static_cast<double>(world.copies()); };
-  outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm,
-                                     decoder.trains_slices() ? std::function<double(double)>(sum) : nullptr);
+  if (!std::isfinite(outcome.loss))
+    outcome.grad_norm = std::numeric_limits<double>::quiet_NaN();
+  else if (options.optimizer_in_backward)
+    outcome.grad_norm = updates.norm();
+  else
+    outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm,
+                                       decoder.trains_slices() ? std::function<double(double)>(sum) : nullptr);
   if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {
     if (speaker != world.rank().number) world.leave_the_word();
     throw non_finite_error(decoder, micro_batches, losses, outcome, options, step);
   }
-  outcome.learning_rate = learning_rate_at(options, step, total_steps);
-  optimizer.step(outcome.learning_rate);
+  if (options.optimizer_in_backward)
+    optimizer.zero_gradients();
+  else
+    optimizer.step(outcome.learning_rate);
   return outcome;
 }
 

@@ -21,6 +21,7 @@
 #include "train/metrics/reporter.h"
 #include "train/model/checkpoint_weights.h"
 #include "train/model/tuned_weights.h"
+#include "train/model/unit_gradients.h"
 #include "train/optim/optimizer.h"
 #include "train/parallel/gradient_sum.h"
 #include "train/parallel/sharded_weights.h"
@@ -148,8 +149,11 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   world.enter(Phase::loading);
   const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
   use_exact_kernels(options.device, recipe_.train.deterministic);
-  const bool sharded = recipe_.distributed.strategy == Strategy::shard && world_.shard_count() > 1;
-  decoder_ = load_decoder(inputs_.base, options, sharded ? std::make_unique<ShardedWeights>(world_) : nullptr);
+  std::unique_ptr<WeightKeeper> keeper;
+  if (recipe_.distributed.strategy == Strategy::shard && world_.shard_count() > 1)
+    keeper = std::make_unique<ShardedWeights>(world_, !options.bf16_stochastic_round);
+  if (recipe_.train.optimizer_in_backward) keeper = std::make_unique<UnitGradients>(options);
+  decoder_ = load_decoder(inputs_.base, options, std::move(keeper));
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
   std::vector<Parameter> none;  // slices are sums over the ranks already
   gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
@@ -162,7 +166,9 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   restore(resume);
   if (!world.rank().writes()) return;
   const std::int64_t trained = plan_.trainable_parameters;
-  checkpoints_->require_disk(4 * trained + optimizer_state_bytes(recipe_.train.optim, trained), step_, plan_.steps);
+  checkpoints_->require_disk(
+      (options.bf16_stochastic_round ? 2 : 4) * trained + optimizer_state_bytes(recipe_, inputs_.base.config), step_,
+      plan_.steps);
   // Not before the checkpoint was found to belong to this recipe.
   write_atomically(folder_ / "recipe.yaml", write_recipe(recipe_));
   record_.begin();

@@ -329,6 +329,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   check_adapter_combinations(recipe, reading);
   the_best_step_is_found_by_evaluation(recipe, reading);
   check_export_combinations(recipe, reading);
+  check_optimizer_combinations(recipe, reading);
   output_does_not_overwrite_the_base_model(recipe, reading);
   only_shards_have_a_size_and_are_kept_or_not(recipe, reading);
 }

@@ -234,7 +234,8 @@ const std::vector<Row<TrainOptions>>& rows() {
        &S::optim,
        {},
        {"optimizer"},
-       "optimizer; adamw_8bit: AdamW with moments of 8 bits, 2 bytes a trained weight instead of 8"},
+       "optimizer; adamw_8bit: AdamW with moments of 8 bits, 2 bytes a trained weight instead of 8; adafactor: a "
+       "second moment a row and column, no first one"},
       {"adam_beta1", &S::adam_beta1, share_below_1(), {"beta1"}, "AdamW's decay of the mean"},
       {"adam_beta2", &S::adam_beta2, share_below_1(), {"beta2"}, "AdamW's decay of the square"},
       {"adam_epsilon", &S::adam_epsilon, above(0, 1), {"adam_eps", "eps"}, "AdamW's guard against division by 0"},

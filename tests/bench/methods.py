@@ -1,4 +1,5 @@
-"""QLoRA, DoRA and PiSSA beside LoRA in bf16: speed and memory of the same rows, interleaved; 8-bit AdamW beside AdamW.
+"""QLoRA, DoRA and PiSSA beside LoRA in bf16: speed and memory of the same rows, interleaved; what makes full fine-tuning
+smaller beside AdamW.
 
 The model is bench.py's with a hidden size at which products count. Ratios are medians over the rounds, with their
 smallest and largest. Never a test.
@@ -11,11 +12,17 @@ import sys
 
 from bench import STEPS, WARMUP, arguments_of, model_and_rows, recipe
 
+IN_BACKWARD = ["train.optimizer_in_backward=true", "train.max_grad_norm=0"]
+ROUNDED = ["train.bf16_stochastic_round=true"]
 CASES = {
     "qlora": ("lora", ["adapter.type=qlora"]),
     "dora": ("lora", ["adapter.use_dora=true"]),
     "pissa": ("lora", ["adapter.init_lora_weights=pissa", "adapter.pissa_iter=2"]),
     "adamw_8bit": ("full", ["train.optim=adamw_8bit"]),
+    "adafactor": ("full", ["train.optim=adafactor"]),
+    "in_backward": ("full", IN_BACKWARD),
+    "stochastic_round": ("full", ROUNDED),
+    "smallest": ("full", [*IN_BACKWARD, *ROUNDED, "train.optim=adafactor"]),
 }
 
 

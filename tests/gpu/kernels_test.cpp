@@ -13,6 +13,7 @@
 #include "train/kernels/nf4.h"
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/rope.h"
+#include "train/kernels/stochastic_round.h"
 #include "train/kernels/swiglu.h"
 
 namespace tune {
@@ -147,6 +148,14 @@ TEST_F(GpuKernels, AdamW8bit) {
     EXPECT_GT(same.to(at::kFloat).mean().item<float>(), 0.995f) << step;
   }
   EXPECT_LT((gpu.cpu() - host).abs().mean().item<float>(), 1e-4f);
+}
+
+TEST_F(GpuKernels, StochasticRoundDrawsTheCpusNumbers) {
+  const at::Tensor exact = random({1000}, at::kFloat);
+  at::Tensor host = at::empty({1000}, at::kBFloat16), gpu = host.to(kGpu);
+  stochastic_round_(host, exact, 0xfedcba9876543210ull, 77);
+  stochastic_round_(gpu, exact.to(kGpu), 0xfedcba9876543210ull, 77);
+  EXPECT_TRUE(at::equal(gpu.cpu(), host));
 }
 
 TEST_F(GpuKernels, Rope) {

@@ -1,6 +1,7 @@
 """Variants of adapters and optimizers beside PEFT's and bitsandbytes' own; the end of a run that stops when it is best."""
 
 import json
+import shutil
 
 import bitsandbytes
 import pytest
@@ -8,10 +9,10 @@ import torch
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import Adafactor, AutoModelForCausalLM, AutoTokenizer
 
 from judge_training import FULL_LEARNING_RATE, LORA_LEARNING_RATE, STEPS, Schedule, Setting, compare, fresh_adapter, loss_of, plain_loop
-from tune_program import eval_losses, metrics, recipe_for, relative, shown_rows, tune, write_chats, write_recipe
+from tune_program import eval_losses, metrics, recipe_for, relative, shown_rows, steps, tune, write_chats, write_recipe
 
 
 def loop_with(optimizer, model, rows):
@@ -129,6 +130,89 @@ def test_adamw_8bit_ends_where_bitsandbytes_does(tiny, rng, tmp_path):
     state = load_file(setting.output / f"checkpoint-{STEPS}" / "optimizer.safetensors")
     trained = sum(p.numel() for p in model.parameters())
     assert sum(t.numel() * t.element_size() for t in state.values()) <= 2.1 * trained
+
+
+def without_decay_of_norms(model, decay):
+    matrices, norms = [p for p in model.parameters() if p.dim() > 1], [p for p in model.parameters() if p.dim() == 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": norms, "weight_decay": 0.0}]
+
+
+def test_adafactor_is_transformers(tiny, rng, tmp_path):
+    schedule = Schedule(2e-4)  # at 5e-4 the loss is a twelfth by step 35, and roundings have grown to 1e-5 of it
+    train = {"optim": "adafactor", "weight_decay": 0.1}
+    setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter={"type": "none"}, train=train)
+    model = setting.model()
+    lines = setting.train()
+    optimizer = Adafactor(without_decay_of_norms(model, 0.1), lr=2e-4, relative_step=False, scale_parameter=False)
+    compare(lines, loop_with(optimizer, model, setting.rows), schedule)
+    state = load_file(setting.output / f"checkpoint-{STEPS}" / "optimizer.safetensors")
+    assert sum(t.numel() for t in state.values()) <= 0.02 * sum(p.numel() for p in model.parameters())
+
+
+# ---- full fine-tuning in less memory ----
+
+FEW_STEPS = 6
+SMALLEST = {"precision": "bf16", "optim": "adafactor", "bf16_stochastic_round": True}
+
+
+@pytest.mark.parametrize("train", [{"weight_decay": 0.1}, {"precision": "bf16", "optim": "adamw_8bit"}, SMALLEST])
+def test_updates_in_the_backward_pass_are_those_after_it(train, tiny, rng, tmp_path):
+    """To the last bit, also when it goes on from a checkpoint."""
+    model, rows = tiny("llama-gqa-tied"), write_chats(tmp_path / "rows.jsonl", rng, 12)
+    settings = {"max_steps": FEW_STEPS, "max_grad_norm": 0, "learning_rate": FULL_LEARNING_RATE, **train}
+    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_for(
+        model, rows, tmp_path / "after", adapter={"type": "none"}, train=settings, save={"save_steps": FEW_STEPS // 2}
+    ))  # fmt: skip
+    tune("run", "--recipe", recipe)
+    during = ["run", "--recipe", recipe, "--set", f"output_dir={tmp_path / 'during'}", "--set", "train.optimizer_in_backward=true"]
+    tune(*during)
+
+    def expect_the_same():
+        one, other = steps(tmp_path / "after"), steps(tmp_path / "during")
+        assert [line["loss"] for line in one] == [line["loss"] for line in other]
+        assert all(relative(a["grad_norm"], b["grad_norm"]) <= 1e-9 for a, b in zip(one, other, strict=True))
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            one, other = (load_file(tmp_path / run / f"checkpoint-{FEW_STEPS}" / name) for run in ("after", "during"))
+            assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+    expect_the_same()
+    shutil.rmtree(tmp_path / "during" / f"checkpoint-{FEW_STEPS}")
+    shutil.rmtree(tmp_path / "during" / "final")
+    assert f"going on from {tmp_path / 'during' / f'checkpoint-{FEW_STEPS // 2}'}" in tune(*during).stderr
+    expect_the_same()
+
+
+def test_rounded_at_random_bf16_weights_learn_as_with_masters(tiny, rng, tmp_path):
+    """At a rate whose updates are mostly smaller than half a step of bf16: rounded to the nearest they are lost."""
+    schedule = Schedule(1e-4)
+    losses = {}
+    for name, train in (("masters", {}), ("random", {"bf16_stochastic_round": True})):
+        (tmp_path / name).mkdir()
+        rng.seed(5)
+        train = {"precision": "bf16", **train}
+        setting = Setting(tiny("llama-gqa"), rng, tmp_path / name, schedule, adapter={"type": "none"}, train=train)
+        first = setting.train()[0]["loss"]
+        losses[name] = eval_losses(setting.output)[-1]
+    weights = load_file(setting.output / f"checkpoint-{STEPS}" / "model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.bfloat16}
+    final = AutoModelForCausalLM.from_pretrained(setting.output / "final", dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(final[key], weights[key]) for key in weights)
+    model = setting.model(torch.bfloat16)
+    loop_with(torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0), model, setting.rows)
+    with torch.no_grad():
+        nearest = loss_of(model, setting.evaluation_rows).item()
+    print(f"first {first:.4f}, {losses}, nearest {nearest:.4f}")
+    assert relative(losses["random"], losses["masters"]) <= 0.01
+    assert relative(nearest, losses["masters"]) > 2 * relative(losses["random"], losses["masters"])
+
+
+def test_what_saves_memory_is_refused_where_it_cannot_be(tiny, rng, tmp_path):
+    rows = write_chats(tmp_path / "rows.jsonl", rng, 8)
+    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_for(tiny("llama-gqa"), rows, tmp_path / "run", adapter={"type": "none"}))
+    changes = ["train.optimizer_in_backward=true", "train.max_grad_norm=0"]
+    arguments = [argument for change in changes for argument in ("--set", change)]
+    said = tune("plan", "--recipe", recipe, *arguments, "--nproc=2", expect=2).stderr
+    assert "optimizer_in_backward is true, but there are 2 ranks" in said and "strategy: shard" in said
 
 
 # ---- when to stop ----

@@ -17,6 +17,9 @@ CASES = {
     "qlora-bf16": dict(adapter={"type": "qlora", "lora_r": 16}, train={"precision": "bf16"}),
     "full-fp32": dict(adapter={"type": "none"}, train={"precision": "fp32"}),
     "full-bf16": dict(adapter={"type": "none"}, train={"precision": "bf16"}),
+    "full-bf16-in-backward": dict(adapter={"type": "none"}, train={"precision": "bf16", "optimizer_in_backward": True, "max_grad_norm": 0}),
+    "full-bf16-smallest": dict(adapter={"type": "none"}, train={"precision": "bf16", "optimizer_in_backward": True, "max_grad_norm": 0,
+                                                                "optim": "adafactor", "bf16_stochastic_round": True}),
 }
 
 

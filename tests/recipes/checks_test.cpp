@@ -93,6 +93,33 @@ TEST(Checks, SayWhatCannotGoTogether) {
       {"model: {base_model: base, dtype: fp32}\ndata: {datasets: [{path: a}]}",
        "r.yaml:1:34: dtype is fp32, but precision is bf16: a frozen base computes in its own dtype; leave dtype out, "
        "or write the same in both places"},
+      {kLeast + "adapter: {type: none}\ntrain: {optimizer_in_backward: true}",
+       "r.yaml:4:32: optimizer_in_backward is true, but max_grad_norm is 1: the norm is known only when all is "
+       "updated; write max_grad_norm: 0"},
+      {kLeast + "train: {optimizer_in_backward: true, max_grad_norm: 0}",
+       "r.yaml:3:32: optimizer_in_backward is true, but adapter.type is lora: an adapter's gradients are small; leave "
+       "it out, or write adapter.type: none"},
+      {kLeast + "adapter: {type: none}\ntrain: {optimizer_in_backward: true, max_grad_norm: 0, global_batch_size: 8, "
+                "per_device_train_batch_size: 2}",
+       "r.yaml:4:32: optimizer_in_backward is true, but gradient_accumulation_steps is 4: a layer is updated in its "
+       "first backward pass; write gradient_accumulation_steps: 1 and a larger per_device_train_batch_size"},
+      {kLeast +
+           "adapter: {type: none}\ntrain: {optimizer_in_backward: true, max_grad_norm: 0}\ndistributed: {strategy: "
+           "shard}",
+       "r.yaml:4:32: optimizer_in_backward is true, but distributed.strategy is shard: it is for one rank; leave one "
+       "of "
+       "the two out"},
+      {kLeast + "adapter: {type: none}\ntrain: {optimizer_in_backward: true, max_grad_norm: 0, optim: adafactor}", ""},
+      {kLeast + "adapter: {type: none}\ntrain: {optim: adafactor}\ndistributed: {strategy: shard}",
+       "r.yaml:4:16: optim is adafactor, whose rows and columns strategy shard cuts apart; write adamw_8bit, or leave "
+       "strategy out"},
+      {kLeast + "train: {optim: adafactor}\ndistributed: {strategy: shard}", ""},
+      {kLeast + "train: {bf16_stochastic_round: true}",
+       "r.yaml:3:32: bf16_stochastic_round is true, but adapter.type is lora: an adapter has fp32 masters; leave it "
+       "out, or write adapter.type: none"},
+      {kLeast + "adapter: {type: none}\ntrain: {bf16_stochastic_round: true, precision: fp32}",
+       "r.yaml:4:32: bf16_stochastic_round is true, but the weights are of fp32; leave it out, or write precision: "
+       "bf16"},
       {kLeast + "export: [{format: hf}, {format: hf}]", "r.yaml:3:24: hf is exported twice; keep one of them"},
       {kLeast + "output_dir: ./base/", "r.yaml:3:13: output_dir is the base model's folder; name another one"},
   };

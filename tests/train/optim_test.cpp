@@ -8,6 +8,7 @@
 #include <map>
 
 #include "recipes/schema/error.h"
+#include "train/kernels/stochastic_round.h"
 #include "train/optim/clip.h"
 #include "train/optim/optimizer.h"
 
@@ -124,7 +125,7 @@ void expect_the_same_after_a_restart(const TrainOptions& options) {
 }
 
 TEST_F(AdamW, RestoredStateGoesOnToTheLastBit) {
-  for (const OptimizerType type : {OptimizerType::adamw, OptimizerType::adamw_8bit}) {
+  for (const OptimizerType type : {OptimizerType::adamw, OptimizerType::adamw_8bit, OptimizerType::adafactor}) {
     TrainOptions options = options_;
     options.optim = type;
     expect_the_same_after_a_restart(options);
@@ -185,8 +186,121 @@ TEST(AdamW8bit, SlicesThatBeginWithABlockLearnTheSame) {
   EXPECT_THAT(names, testing::Contains("w@2.exp_avg_largest"));
 }
 
+// Shazeer & Stern 2018, algorithms 4 and 5, in fp64; transformers' own is judge_methods.py's.
+TEST(Adafactor, FollowsThePaper) {
+  at::manual_seed(19);
+  const TrainOptions options{.optim = OptimizerType::adafactor, .weight_decay = 0.1};
+  std::vector<Parameter> parameters = {parameter("matrix", at::randn({33, 17})),
+                                       parameter("norm", at::randn({17}), /*decays=*/false)};
+  std::vector<at::Tensor> w;
+  for (const Parameter& p : parameters) w.push_back(p.master.to(at::kDouble));
+  at::Tensor row = at::zeros({33}, at::kDouble), column = at::zeros({17}, at::kDouble), whole = at::zeros_like(column);
+  const auto optimizer = make_optimizer(parameters, options);
+  constexpr double kRate = 1e-2;
+  constexpr int kSteps = 20;
+  const auto clipped = [](const at::Tensor& u) { return u / std::max(1.0, u.square().mean().sqrt().item<double>()); };
+  for (int t = 1; t <= kSteps; ++t) {
+    for (Parameter& p : parameters) p.gradient.copy_(at::randn(p.gradient.sizes()) * (t % 3 == 0 ? 10 : 1));
+    const at::Tensor g = parameters[0].gradient.to(at::kDouble), g_norm = parameters[1].gradient.to(at::kDouble);
+    const double beta = 1 - std::pow(t, -0.8);
+    row = beta * row + (1 - beta) * g.square().mean(1);
+    column = beta * column + (1 - beta) * g.square().mean(0);
+    whole = beta * whole + (1 - beta) * g_norm.square();
+    const at::Tensor v = row.unsqueeze(1) * column / row.mean();
+    w[0] = w[0] * (1 - kRate * options.weight_decay) - kRate * clipped(g / v.sqrt());
+    w[1] = w[1] - kRate * clipped(g_norm / whole.sqrt());
+    optimizer->step(kRate);
+  }
+  const double tolerance = kSteps * 4 * 8 * std::numeric_limits<float>::epsilon();
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_LT(largest_difference(parameters[i].value, w[i]), tolerance);
+  std::map<std::string, std::size_t> state;
+  for (const NamedBytes& tensor : optimizer->state()) state[tensor.name] = tensor.bytes.size() / sizeof(float);
+  EXPECT_EQ(state, (std::map<std::string, std::size_t>{
+                       {"matrix.exp_avg_sq_row", 33}, {"matrix.exp_avg_sq_col", 17}, {"norm.exp_avg_sq", 17}}));
+}
+
+TEST(Adafactor, RowsWithoutGradientsStayWhereTheyAre) {
+  std::vector<Parameter> parameters = {parameter("w", at::ones({4, 3}))};
+  const auto optimizer = make_optimizer(parameters, {.optim = OptimizerType::adafactor});
+  for (int t = 0; t < 3; ++t) {
+    parameters[0].gradient[1].fill_(1);
+    optimizer->step(1e-2);
+  }
+  EXPECT_EQ(parameters[0].value[0].min().item<float>(), 1);
+  EXPECT_LT(parameters[0].value[1].max().item<float>(), 1);
+  for (Parameter& p : parameters) p.gradient.zero_();
+  optimizer->step(1e-2);
+  EXPECT_TRUE(at::isfinite(parameters[0].value).all().item<bool>());
+}
+
+TEST(StochasticRound, IsOneOfTheNeighboursAndRightOnAverage) {
+  at::manual_seed(23);
+  constexpr std::int64_t kCount = 1 << 20;
+  const at::Tensor exact = at::randn({kCount});
+  at::Tensor value = at::empty({kCount}, at::kBFloat16);
+  stochastic_round_(value, exact, 0x123456789abcdefull);
+  const at::Tensor step = at::exp2(at::floor(at::log2(exact.abs()))) / 128, off = (value.to(at::kFloat) - exact) / step;
+  EXPECT_LT(off.abs().max().item<float>(), 1);
+  // the error of one is at most uniform within +-1: its mean's deviation is sqrt(1/3 / n), here five of them
+  EXPECT_NEAR(off.to(at::kDouble).mean().item<double>(), 0, 5 * std::sqrt(1.0 / 3 / kCount));
+  // an eighth of the way up: every eighth goes up, neighbours in memory independently
+  at::Tensor eighth = at::full({kCount}, 1 + 1.0 / 1024);
+  stochastic_round_(value, eighth, 7);
+  const at::Tensor up = (value.to(at::kDouble) > 1).to(at::kDouble);
+  EXPECT_NEAR(up.mean().item<double>(), 0.125, 5 * std::sqrt(0.125 * 0.875 / kCount));
+  EXPECT_NEAR((up.narrow(0, 1, kCount - 1) * up.narrow(0, 0, kCount - 1)).mean().item<double>(), 1.0 / 64,
+              5 * std::sqrt(1.0 / 64 / kCount));
+  const float infinity = std::numeric_limits<float>::infinity();
+  const at::Tensor special = at::tensor({0.0f, -0.0f, 1.0f, -2.5f, infinity, -infinity, std::nanf("")});
+  at::Tensor same = at::empty({7}, at::kBFloat16);
+  stochastic_round_(same, special, 5);
+  EXPECT_TRUE(at::equal(same.narrow(0, 0, 6).to(at::kFloat), special.narrow(0, 0, 6)));
+  EXPECT_TRUE(std::isnan(same[6].item<float>()));
+}
+
+TEST(StochasticRound, SmallUpdatesAddUpWithoutAMaster) {
+  for (const OptimizerType type : {OptimizerType::adamw, OptimizerType::adamw_8bit, OptimizerType::adafactor}) {
+    at::Tensor whole = at::ones({64, 64}, at::kBFloat16);
+    std::vector<Parameter> parameters = {
+        {.name = "w", .value = whole, .master = whole, .gradient = at::zeros({64, 64})}};
+    const auto optimizer = make_optimizer(parameters, {.optim = type, .bf16_stochastic_round = true});
+    for (int t = 0; t < 100; ++t) {
+      parameters[0].gradient.fill_(1);
+      optimizer->step(1e-4);  // far below bf16's resolution under 1, which is 2^-8
+    }
+    // each of 4096 values takes 100 steps of mean 1e-4, 2^-8 now and then
+    EXPECT_NEAR(whole.to(at::kDouble).mean().item<double>(), 1 - 100 * 1e-4, 5 * std::sqrt(100 * 1e-4 / 256 / 4096));
+    EXPECT_TRUE(parameters[0].master.is_same(parameters[0].value));
+  }
+}
+
+TEST(StochasticRound, SlicesAndRestartsRoundAsTheWholeDoes) {
+  at::manual_seed(29);
+  const at::Tensor start = at::randn({1000}).to(at::kBFloat16), gradient = at::randn({1000});
+  const auto of = [&](const char* name, std::int64_t from, std::int64_t count) {
+    const at::Tensor value = start.narrow(0, from, count).clone();
+    return Parameter{.name = name, .value = value, .master = value, .gradient = at::zeros({count})};
+  };
+  std::vector<Parameter> whole = {of("w", 0, 1000)}, slices = {of("w@0", 0, 512), of("w@512", 512, 488)};
+  const TrainOptions options{.optim = OptimizerType::sgd, .bf16_stochastic_round = true};
+  const auto one = make_optimizer(whole, options);
+  auto two = make_optimizer(slices, options);
+  for (int t = 0; t < 3; ++t) {
+    whole[0].gradient.copy_(gradient);
+    slices[0].gradient.copy_(gradient.narrow(0, 0, 512));
+    slices[1].gradient.copy_(gradient.narrow(0, 512, 488));
+    one->step(1e-2);
+    two->step(1e-2);
+    two = make_optimizer(slices, options);
+    two->restore([](std::string_view, std::span<std::byte>) {}, t + 1);
+  }
+  EXPECT_TRUE(at::equal(at::cat({slices[0].value, slices[1].value}), whole[0].value));
+  EXPECT_FALSE(at::equal(whole[0].value, (start.to(at::kFloat) - gradient * 3e-2).to(at::kBFloat16)));
+}
+
 TEST(Optimizers, MultiplyTheirRateByTheParametersScale) {
-  for (const OptimizerType type : {OptimizerType::adamw, OptimizerType::adamw_8bit, OptimizerType::sgd}) {
+  for (const OptimizerType type :
+       {OptimizerType::adamw, OptimizerType::adamw_8bit, OptimizerType::adafactor, OptimizerType::sgd}) {
     std::vector<Parameter> parameters = {parameter("a", at::ones({4})), parameter("b", at::ones({4}))};
     parameters[1].rate_scale = 16;
     const auto optimizer = make_optimizer(parameters, {.optim = type});

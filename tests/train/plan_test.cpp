@@ -173,6 +173,22 @@ std::int64_t bytes_of(const Plan& plan, const std::string& name) {
   return 0;
 }
 
+TEST(Plan, UpdatesInTheBackwardPassHoldOneLayersGradients) {
+  Recipe recipe = small_recipe();
+  recipe.adapter.type = AdapterType::none;
+  recipe.train.optimizer_in_backward = recipe.train.bf16_stochastic_round = true;
+  recipe.train.optim = OptimizerType::adafactor;
+  const Plan plan = make_plan(recipe, kLlama2_7b, nullptr);
+  EXPECT_EQ(bytes_of(plan, "gradients"), 4 * (4 * 4096 * 4096 + 3 * 4096 * 11008 + 2 * 4096));
+  EXPECT_EQ(bytes_of(plan, "fp32 masters"), 0);
+  const std::int64_t layer = 4 * (4096 + 4096) + 3 * (4096 + 11008) + 2 * 4096;
+  EXPECT_EQ(bytes_of(plan, "optimizer"), 4 * (32 * layer + 2 * (32000 + 4096) + 4096));
+  recipe.train.optimizer_in_backward = false;
+  EXPECT_EQ(bytes_of(make_plan(recipe, kLlama2_7b, nullptr), "gradients"), 4 * total_parameters(kLlama2_7b));
+  recipe.adapter = {.lora_r = 8};  // A and B of seven modules
+  EXPECT_EQ(bytes_of(make_plan(recipe, kLlama2_7b, nullptr), "optimizer"), 4 * 32 * (layer - 2 * 4096 + 7 * 2 * 8));
+}
+
 TEST(Plan, EvaluationCountsWhereItNeedsMoreThanTraining) {
   Recipe recipe = small_recipe();
   recipe.data.eval_datasets = {{.path = "eval.jsonl"}};

@@ -61,6 +61,8 @@ std::string remedy_of(const Recipe& recipe, std::int64_t ranks) {
   if (!recipe.train.gradient_checkpointing) ways.emplace_back("set train.gradient_checkpointing: true");
   if (ranks > 1 && recipe.distributed.strategy == Strategy::ddp) ways.emplace_back("set distributed.strategy: shard");
   if (recipe.adapter.type == AdapterType::lora) ways.emplace_back("keep the base in four bits (adapter.type: qlora)");
+  if (!has_adapter(recipe.adapter) && ranks == 1 && !recipe.train.optimizer_in_backward)
+    ways.emplace_back("update in the backward pass (train.optimizer_in_backward: true)");
   if (!has_adapter(recipe.adapter)) ways.emplace_back("train an adapter (adapter.type: lora or qlora)");
   if (recipe.train.per_device_train_batch_size > 1) ways.emplace_back("lower train.per_device_train_batch_size");
   ways.emplace_back("lower data.max_length");

@@ -74,8 +74,8 @@ Moments8bit make_moments_8bit(const at::Tensor& master) {
   // a code of zero: dynamic maps have exactly one value 0
   Moments8bit moments{at::full({values}, dynamic_map(true).nearest(0.0f), codes),
                       at::full({values}, dynamic_map(false).nearest(0.0f), codes)};
-  moments.largest_1 = at::zeros({blocks}, master.options());
-  moments.largest_2 = at::zeros({blocks}, master.options());
+  moments.largest_1 = at::zeros({blocks}, master.options().dtype(at::kFloat));
+  moments.largest_2 = at::zeros({blocks}, moments.largest_1.options());
   return moments;
 }
 

@@ -38,6 +38,8 @@ void nf4_dequantize(at::Tensor& out, const at::Tensor& bytes, std::int64_t all_r
 
 void adamw_8bit_(at::Tensor& master, const at::Tensor& gradient, Moments8bit& moments, const AdamWStep& step);
 
+void stochastic_round_(at::Tensor& value, const at::Tensor& exact, std::uint64_t key, std::int64_t first);
+
 struct DeviceFacts {
   std::string name;         // "NVIDIA H200"
   int capability = 0;       // 90

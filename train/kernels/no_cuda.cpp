@@ -31,6 +31,7 @@ void nf4_dequantize(at::Tensor&, const at::Tensor&, std::int64_t, std::int64_t, 
   refuse();
 }
 void adamw_8bit_(at::Tensor&, const at::Tensor&, Moments8bit&, const AdamWStep&) { refuse(); }
+void stochastic_round_(at::Tensor&, const at::Tensor&, std::uint64_t, std::int64_t) { refuse(); }
 DeviceFacts device_facts(const at::Device&) { refuse(); }
 void use_device(const at::Device&) { refuse(); }
 

@@ -16,7 +16,8 @@ CheckpointWeights::CheckpointWeights(LoadedCheckpoint checkpoint, const ModelCon
     : checkpoint_(std::move(checkpoint)), base_(std::move(base)) {
   for (const TensorInfo& expected : expected_tensors(config)) {
     tensors_.push_back(*base_->find(expected.name));
-    if (checkpoint_.bytes(expected.name) > 0) tensors_.back().dtype = "F32";
+    if (const std::uint64_t bytes = checkpoint_.bytes(expected.name); bytes > 0)
+      tensors_.back().dtype = bytes == 2 * static_cast<std::uint64_t>(element_count(expected)) ? "BF16" : "F32";
   }
 }
 
@@ -31,7 +32,7 @@ void CheckpointWeights::read_rows(std::string_view name, std::int64_t first, std
   if (checkpoint_.bytes(name) == 0) return base_->read_rows(name, first, count, dtype, destination);
   const TensorInfo* info = find(name);
   const std::int64_t columns = element_count(*info) / info->shape[0];
-  const at::Tensor values = at::empty({count * columns}, at::kFloat);
+  const at::Tensor values = at::empty({count * columns}, info->dtype == "BF16" ? at::kBFloat16 : at::kFloat);
   checkpoint_.read(slice_name(name, first * columns),
                    {static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes()});
   const at::Tensor converted = values.to(scalar_type(dtype));

@@ -50,7 +50,7 @@ struct Decoder::Parts {
 
   // Units: the embedding, the layers, the final norm with the head; tied, the first and the last are one.
   std::unique_ptr<WeightKeeper> keeper;  // null: all weights are here
-  bool trains_slices() const { return keeper && options.training && !has_adapter(options.adapter); }
+  bool keeps_gradients() const { return keeper && options.training && !has_adapter(options.adapter); }
   std::size_t tail() const { return config.tie_word_embeddings ? 0 : layers.size() + 1; }
   void take(std::size_t unit, std::optional<std::size_t> next = std::nullopt) {
     if (keeper) keeper->take(unit, next);
@@ -145,8 +145,8 @@ Sequence Decoder::Parts::make_sequence(const PackedBatch& batch) {
 
 void Decoder::Parts::add_trained(const char* name, at::Tensor& value, at::Tensor& master, at::Tensor& gradient,
                                  bool decays) {
-  master = value.scalar_type() == at::kFloat ? value : value.to(at::kFloat);
-  if (options.training) gradient = at::zeros_like(master);
+  master = make_master(value, options);
+  if (options.training) gradient = at::zeros(value.sizes(), value.options().dtype(at::kFloat));
   trained.push_back({.name = name, .value = value, .master = master, .gradient = gradient, .decays = decays});
 }
 
@@ -179,7 +179,7 @@ void Decoder::Parts::collect_trained() {
                 token_rows_master, token_gradient);
   for (auto& layer : layers) {
     first_trained.push_back(trained.size());
-    if (full) layer->train_weights(options.train_router, false);
+    if (full) layer->train_weights(options, false);
     layer->append_parameters(trained);
   }
   first_trained.push_back(trained.size());
@@ -219,7 +219,7 @@ void Decoder::Parts::start_adapters() {
 // Makes the weights, unit by unit. Without a keeper they are still to be filled: the slots say with what.
 std::vector<WeightSlot> Decoder::Parts::make_weights(const WeightSource& weights) {
   std::vector<WeightSlot> all;
-  const bool kept_gradients = trains_slices();
+  const bool kept_gradients = keeps_gradients();
   const auto add = [&](const WeightUnit& unit) {
     if (!keeper) {
       all.insert(all.end(), unit.slots.begin(), unit.slots.end());
@@ -245,7 +245,8 @@ std::vector<WeightSlot> Decoder::Parts::make_weights(const WeightSource& weights
     layers.push_back(std::make_unique<Layer>(config, i, options));
     Layer& layer = *layers.back();
     const std::string prefix = fmt::format("model.layers.{}.", i);
-    if (kept_gradients) layer.train_weights(options.train_router, true);
+    if (kept_gradients) layer.train_weights(options, true);
+    if (kept_gradients) first_trained.push_back(trained.size());
     WeightUnit unit;
     std::vector<WeightSlot> slots = {{prefix + "input_layernorm.weight", layer.input_norm, {}},
                                      {prefix + "post_attention_layernorm.weight", layer.post_attention_norm, {}}};
@@ -263,8 +264,10 @@ std::vector<WeightSlot> Decoder::Parts::make_weights(const WeightSource& weights
   if (config.tie_word_embeddings) {
     head = embedding;
     head_gradient = embedding_gradient;
+    if (kept_gradients) first_trained.push_back(trained.size());
     return all;
   }
+  if (kept_gradients) first_trained.push_back(trained.size());
   into(last, "model.norm.weight", final_norm, final_norm_gradient, {config.hidden_size});
   into(last, "lm_head.weight", head, head_gradient, {config.vocab_size, config.hidden_size});
   add(last);
@@ -284,10 +287,7 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const D
   p.keeper = std::move(keeper);
   const bool adapted = has_adapter(options.adapter);
   load_weights(weights, p.make_weights(weights));
-  if (p.trains_slices())
-    p.first_trained.assign(p.layers.size() + 1, 0);
-  else if (options.training || adapted)
-    p.collect_trained();
+  if ((options.training || adapted) && !p.keeps_gradients()) p.collect_trained();
   if (adapted) p.start_adapters();
   if (adapted && !options.adapter.init_adapter.empty()) load_adapter(options.adapter, p.trained);
 }
@@ -296,8 +296,8 @@ Decoder::~Decoder() = default;
 
 const ModelConfig& Decoder::config() const { return parts_->config; }
 const DecoderOptions& Decoder::options() const { return parts_->options; }
-bool Decoder::has_keeper() const { return parts_->keeper != nullptr; }
-bool Decoder::trains_slices() const { return parts_->trains_slices(); }
+bool Decoder::has_keeper() const { return parts_->keeper && parts_->keeper->shares(); }
+bool Decoder::trains_slices() const { return has_keeper() && parts_->keeps_gradients(); }
 std::vector<Parameter>& Decoder::trained() { return parts_->trained; }
 void Decoder::set_adapter_enabled(bool enabled) { parts_->adapter_on = enabled; }
 const at::Tensor& Decoder::head_weight() const {
@@ -398,14 +398,14 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
   const auto pass_on = [&](std::size_t unit) {
     if (p.keeper) p.keeper->pass_on_gradients(unit);
   };
+  const auto ready = [&](std::size_t first) {
+    if (p.gradients_ready) p.gradients_ready(first);
+  };
+  ready(p.first_trained.back());
   if (!tied) {
     p.leave_tail();
     pass_on(p.tail());
   }
-  const auto ready = [&](std::size_t layer) {
-    if (p.gradients_ready) p.gradients_ready(p.first_trained[layer]);
-  };
-  ready(p.layers.size());
   const bool embedding_trained = p.embedding_gradient.defined() || p.token_gradient.defined();
   for (std::size_t i = p.layers.size(); i-- > 0;) {
     LayerTape& tape = p.tapes[i];
@@ -416,13 +416,14 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
       p.layers[i]->forward(input, p.sequence, &tape);
     }
     d_x = p.layers[i]->backward(d_x, p.sequence, tape, i > 0 || embedding_trained);
+    ready(p.first_trained[i]);
     p.leave(i + 1);
     pass_on(i + 1);
-    ready(i);
   }
   if (embedding_trained) {
     if (p.keeper && !tied) p.keeper->take_gradients(0);
     p.add_embedding_gradients(d_x);
+    ready(0);
     pass_on(0);
   }
   if (tied) p.leave_tail();  // the optimizer changes what was gathered

@@ -26,11 +26,12 @@ struct DecoderOptions {
   std::vector<std::int32_t> trainable_token_ids;  // beside an adapter: of adapter.trainable_tokens
   bool training = true;                           // false: no gradient buffers, nothing is trained
   bool gradient_checkpointing = false;
-  bool train_router = false;          // full fine-tuning: the routers' weights, too
-  double neftune_noise_alpha = 0.0;   // of the noise that set_step() turns on with the dropout; 0 = none
-  double router_aux_loss_coef = 0.0;  // weight of the auxiliary loss beside the loss a token
-  bool reshard_after_forward = true;  // with a keeper: false keeps what forward() took until backward() has used it
-  std::int64_t seed = 42;             // of the adapter's initial values and dropout
+  bool train_router = false;           // full fine-tuning: the routers' weights, too
+  bool bf16_stochastic_round = false;  // full fine-tuning: no fp32 masters
+  double neftune_noise_alpha = 0.0;    // of the noise that set_step() turns on with the dropout; 0 = none
+  double router_aux_loss_coef = 0.0;   // weight of the auxiliary loss beside the loss a token
+  bool reshard_after_forward = true;   // with a keeper: false keeps what forward() took until backward() has used it
+  std::int64_t seed = 42;              // of the adapter's initial values and dropout
 };
 
 /// Keys and values of one growing sequence, a tensor [tokens, 2 * kv_heads * head_dim] a layer.
@@ -54,7 +55,8 @@ class Decoder {
  public:
   /// Reads every weight named by `config` from `weights` straight into place. The weights have been checked
   /// (check_tensors); Error{Fault::data} names a tensor that holds NaN or infinity, or an adapter that does not fit.
-  /// With a keeper, it has the weights (not the adapter's), and each pass takes them a layer at a time.
+  /// With a keeper, it has the weights (not the adapter's), and each pass takes them, or their gradients, a layer at a
+  /// time.
   Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options);
   Decoder(const ModelConfig& config, const WeightSource& weights, const DecoderOptions& options,
           std::unique_ptr<WeightKeeper> keeper);
@@ -64,8 +66,8 @@ class Decoder {
 
   const ModelConfig& config() const;
   const DecoderOptions& options() const;
-  bool has_keeper() const;
-  bool trains_slices() const;         // trained() are a keeper's: parts of tensors, of which other ranks have the rest
+  bool has_keeper() const;            // one that shares the weights with other ranks: all must make the same passes
+  bool trains_slices() const;         // trained() are such a keeper's: parts of tensors, other ranks have the rest
   std::vector<Parameter>& trained();  // in a fixed order
 
   /// False: the base model's own output (evaluation before tuning, merge checks).
@@ -82,8 +84,8 @@ class Decoder {
   /// aux_weight: of the auxiliary loss of that forward pass, whose gradient is added; without experts it means nothing.
   void backward(const at::Tensor& d_hidden, const at::Tensor& row_index, double aux_weight = 0);
 
-  /// `ready(first)` is called in the course of a backward(), with falling numbers: the gradients of trained() from
-  /// `first` on are complete. Null ends that.
+  /// `ready(first)` is called in the course of a backward(), with falling numbers down to 0: the gradients of trained()
+  /// from `first` on are complete, and this pass doesn't read their values any more. Null ends that.
   void on_gradients(std::function<void(std::size_t first)> ready);
 
   /// Waits until the gradients of trained() hold everything that backward() was called for; a keeper may be late.

@@ -23,4 +23,9 @@ inline at::TensorOptions tensor_options(const DecoderOptions& options) {
   return at::TensorOptions().dtype(scalar_type(options.dtype)).device(at::Device(options.device));
 }
 
+/// What the optimizer works on (Parameter::master): the weight itself where that is fp32, or has no master.
+inline at::Tensor make_master(const at::Tensor& weight, const DecoderOptions& options) {
+  return options.bf16_stochastic_round ? weight : weight.to(at::kFloat);
+}
+
 }  // namespace tune

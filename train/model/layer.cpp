@@ -48,19 +48,18 @@ std::vector<LinearGroup*> Layer::groups() {
   return all;
 }
 
-void Layer::train_weights(bool router, bool kept) {
+void Layer::train_weights(const DecoderOptions& options, bool kept) {
   for (LinearGroup* group : groups())
-    if (router || group != mlp_.gate()) group->train_weights(kept);
+    if (options.train_router || group != mlp_.gate()) group->train_weights(options, kept);
   if (kept) {
     input_norm_gradient_ = at::empty({0}, input_norm.options().dtype(at::kFloat));
     post_attention_norm_gradient_ = at::empty_like(input_norm_gradient_);
     return;
   }
-  const auto master_of = [](const at::Tensor& t) { return t.scalar_type() == at::kFloat ? t : t.to(at::kFloat); };
-  input_norm_master_ = master_of(input_norm);
-  post_attention_norm_master_ = master_of(post_attention_norm);
-  input_norm_gradient_ = at::zeros_like(input_norm_master_);
-  post_attention_norm_gradient_ = at::zeros_like(post_attention_norm_master_);
+  input_norm_master_ = make_master(input_norm, options);
+  post_attention_norm_master_ = make_master(post_attention_norm, options);
+  input_norm_gradient_ = at::zeros(input_norm.sizes(), input_norm.options().dtype(at::kFloat));
+  post_attention_norm_gradient_ = at::zeros_like(input_norm_gradient_);
 }
 
 std::vector<std::pair<at::Tensor, at::Tensor>> Layer::weights_and_gradients() {

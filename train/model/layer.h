@@ -41,7 +41,7 @@ class Layer {
   std::string first_overflow(const LayerTape& tape, const at::Tensor& y) const;
 
   void append_parameters(std::vector<Parameter>& parameters);
-  void train_weights(bool router, bool kept);  // kept: as LinearGroup has it
+  void train_weights(const DecoderOptions& options, bool kept);  // kept: as LinearGroup has it
 
   /// All weights, in a fixed order, and beside each its gradient, undefined where it is frozen.
   std::vector<std::pair<at::Tensor, at::Tensor>> weights_and_gradients();

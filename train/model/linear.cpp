@@ -84,13 +84,13 @@ void LinearGroup::start_adapter(const DecoderOptions& options) {
   }
 }
 
-void LinearGroup::train_weights(bool kept) {
+void LinearGroup::train_weights(const DecoderOptions& options, bool kept) {
   if (kept) {
     weight_gradient_ = at::empty({0}, weight_.options().dtype(at::kFloat));
     return;
   }
-  weight_master_ = weight_.scalar_type() == at::kFloat ? weight_ : weight_.to(at::kFloat);
-  weight_gradient_ = at::zeros_like(weight_master_);
+  weight_master_ = make_master(weight_, options);
+  weight_gradient_ = at::zeros(weight_.sizes(), weight_.options().dtype(at::kFloat));
 }
 
 at::Tensor LinearGroup::product(const at::Tensor& x, const RowGroups& groups) const {

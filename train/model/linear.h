@@ -47,9 +47,9 @@ class LinearGroup {
   /// What an adapter takes from the weights, once these can be read: DoRA the rows' lengths, PiSSA its factors.
   void start_adapter(const DecoderOptions& options);
 
-  /// Full fine-tuning: allocates fp32 masters (unless the weight is fp32) and gradients; `kept`: only the gradients'
-  /// handle, whose memory a WeightKeeper has.
-  void train_weights(bool kept);
+  /// Full fine-tuning: allocates masters and gradients; `kept`: only the gradients' handle, whose memory a WeightKeeper
+  /// has.
+  void train_weights(const DecoderOptions& options, bool kept);
 
   /// x [tokens, in] -> [tokens, rows of an expert]. Into `down` goes x A^T, which the backward needs (undefined without
   /// adapter).

@@ -9,11 +9,11 @@ namespace tune {
 
 /// One trained tensor. `value` is what the forward reads; where that is not fp32 the optimizer works on `master` and
 /// value is rounded from it after each step. It may be a slice of a tensor: parallel/sharded_weights.h. gradient [as
-/// value] fp32, summed over micro-batches, zero after a step.
+/// value] fp32, summed over micro-batches, zero after a step; model/unit_gradients.h gives it memory for a while only.
 struct Parameter {
   std::string name;   // PEFT's key for adapters ("base_model.model.….lora_A.weight"), the Hugging Face name else
   at::Tensor value;   // may be a strided view
-  at::Tensor master;  // fp32, contiguous; the very same tensor as value where that is fp32 and contiguous
+  at::Tensor master;  // fp32, contiguous; the very same tensor as value where that is so, or with bf16_stochastic_round
   at::Tensor gradient;
   bool decays = true;     // false for norms: weight decay leaves them alone
   double rate_scale = 1;  // its learning rate is so many times that of the schedule

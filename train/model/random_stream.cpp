@@ -15,8 +15,8 @@ at::Generator random_stream(const at::Device& device, std::uint64_t seed) {
   return generator;
 }
 
-// FNV-1a, which std::hash doesn't promise to be.
-std::uint64_t stream_of(const std::string& name, std::int64_t seed) {
+// FNV-1a: the same number everywhere, which std::hash does not promise.
+std::uint64_t stream_of(std::string_view name, std::int64_t seed) {
   std::uint64_t hash = 14695981039346656037ull ^ static_cast<std::uint64_t>(seed);
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
   return hash;

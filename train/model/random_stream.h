@@ -3,7 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <string>
+#include <string_view>
 #include <vector>
 
 namespace tune {
@@ -11,8 +11,8 @@ namespace tune {
 /// Random numbers that depend on `seed` and the kind of device alone: the same ones in a run that is resumed.
 at::Generator random_stream(const at::Device& device, std::uint64_t seed);
 
-/// A seed for what is called so: the same number everywhere.
-std::uint64_t stream_of(const std::string& name, std::int64_t seed);
+/// A seed for what is called `name`: adding or leaving out others doesn't change it.
+std::uint64_t stream_of(std::string_view name, std::int64_t seed);
 
 /// NEFTune (Jain et al. 2023): adds to each row of embeddings x [tokens, hidden] noise that is uniform in
 /// +-alpha / sqrt(length * hidden), where length is that of its document. document_starts: as PackedBatch has them.

@@ -16,7 +16,8 @@ TunedWeights::TunedWeights(std::unique_ptr<Decoder> decoder, std::unique_ptr<Wei
   std::set<std::string> trained;
   for (const Parameter& parameter : decoder_->trained()) {
     trained.insert(parameter.name);
-    tensors_.push_back({.name = parameter.name, .dtype = "F32", .shape = parameter.master.sizes().vec()});
+    const char* dtype = parameter.master.scalar_type() == at::kFloat ? "F32" : "BF16";
+    tensors_.push_back({.name = parameter.name, .dtype = dtype, .shape = parameter.master.sizes().vec()});
   }
   for (const TensorInfo& expected : expected_tensors(decoder_->config()))
     if (trained.count(expected.name) == 0) tensors_.push_back(*base_->find(expected.name));

@@ -18,13 +18,16 @@ struct WeightUnit {
   std::vector<WeightSlot> slots;      // what is read into them
 };
 
-/// Where a decoder's weights are when they are not all here. Units are numbered in the order of add(). A decoder takes
-/// and leaves units in an order that depends on its model alone.
+/// Where a decoder's weights, or their gradients, are when they are not all here. Units are numbered in the order of
+/// add(). A decoder takes and leaves units in an order that depends on its model alone.
 class WeightKeeper {
  public:
   virtual ~WeightKeeper() = default;
 
-  /// From here on the unit's tensors have no memory of their own. Returns what of them this process trains.
+  /// Whether other ranks have parts of the weights, of which add() returns slices then.
+  virtual bool shares() const = 0;
+
+  /// From here on the unit's tensors need have no memory of their own. Returns what of them this process trains.
   /// Error{Fault::data} as load_weights().
   virtual std::vector<Parameter> add(const WeightUnit& unit, const WeightSource& source) = 0;
 

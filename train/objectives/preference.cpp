@@ -167,7 +167,7 @@ Loss preference_loss(Decoder& decoder, const PackedBatch& batch, const Preferenc
     }
   }
   loss.preference = sums;
-  if (backward)
+  if (backward && backward_follows(decoder, loss.sum))
     decoder.backward(d_hidden, rows,
                      decoder.options().router_aux_loss_coef * scale * static_cast<double>(batch.pairs.size()));
   loss.router_load = decoder.router_load();

@@ -3,11 +3,15 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
+#include <cmath>
+
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/matmul.h"
 #include "train/kernels/upload.h"
 
 namespace tune {
+
+bool backward_follows(const Decoder& decoder, double loss) { return std::isfinite(loss) || decoder.has_keeper(); }
 
 Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, bool backward) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
@@ -32,7 +36,7 @@ Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, b
   const CrossEntropyResult result = linear_cross_entropy(hidden, decoder.head_weight(), label_tensor, scale, backward,
                                                          backward ? decoder.head_gradient() : at::Tensor());
   const auto trained = static_cast<std::int64_t>(rows.size());
-  if (backward)
+  if (backward && backward_follows(decoder, result.loss_sum))
     decoder.backward(result.d_hidden, row_index,
                      decoder.options().router_aux_loss_coef * scale * static_cast<double>(trained));
   return {result.loss_sum, trained, std::nullopt, decoder.router_load()};

@@ -31,6 +31,10 @@ struct Loss {
 /// gives it beside the mean of these tokens. Logits exist for labelled positions only, a chunk at a time.
 Loss supervised_loss(Decoder& decoder, const PackedBatch& batch, double scale, bool backward);
 
+/// False where this loss ends the run: it must not change anything, so there is no backward pass. But ranks that keep
+/// the weights together pass as often as each other.
+bool backward_follows(const Decoder& decoder, double loss);
+
 /// Logits [rows, vocab] fp32 of the given rows of the batch, for judges and tests.
 at::Tensor logits(Decoder& decoder, const PackedBatch& batch, const std::vector<std::int64_t>& rows);
 

@@ -20,23 +20,21 @@ class AdamW8bit : public OptimizerBase {
       if (parameter.decays)
         state.moments = make_moments_8bit(parameter.master);
       else
-        state.exp_avg = at::zeros_like(parameter.master), state.exp_avg_sq = at::zeros_like(parameter.master);
+        state.exp_avg = zeros_for(parameter), state.exp_avg_sq = zeros_for(parameter);
       states_.push_back(std::move(state));
     }
-    if (!parameters.empty()) count_ = at::zeros({}, parameters.front().master.options());
+    if (!parameters.empty()) count_ = at::zeros({}, zeros_for(parameters.front()).options());
   }
 
-  void step(double learning_rate) override {
-    const at::AutoDispatchBelowADInplaceOrView no_autograd;
-    ++steps_done_;
-    if (count_.defined()) count_.fill_(static_cast<double>(steps_done_));
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+ private:
+  void update_masters(std::size_t first, std::size_t end) override {
+    count_.fill_(static_cast<double>(steps_done_));
+    for (std::size_t i = first; i < end; ++i) {
       Parameter& parameter = parameters_[i];
       State& state = states_[i];
-      const double rate = learning_rate * parameter.rate_scale;
       if (parameter.decays)
         adamw_8bit_(parameter.master, parameter.gradient, state.moments,
-                    {.learning_rate = rate,
+                    {.learning_rate = rate_of(parameter),
                      .beta_1 = options_.adam_beta1,
                      .beta_2 = options_.adam_beta2,
                      .epsilon = options_.adam_epsilon,
@@ -44,13 +42,11 @@ class AdamW8bit : public OptimizerBase {
                      .step = steps_done_});
       else
         at::_fused_adamw_({parameter.master}, {parameter.gradient}, {state.exp_avg}, {state.exp_avg_sq}, {}, {count_},
-                          rate, options_.adam_beta1, options_.adam_beta2, 0.0, options_.adam_epsilon,
+                          rate_of(parameter), options_.adam_beta1, options_.adam_beta2, 0.0, options_.adam_epsilon,
                           /*amsgrad=*/false, /*maximize=*/false);
     }
-    publish_masters();
   }
 
- private:
   struct State {
     Moments8bit moments;
     at::Tensor exp_avg, exp_avg_sq;  // of what isn't kept in 8 bits

@@ -16,68 +16,63 @@ class AdamW : public OptimizerBase {
   AdamW(std::vector<Parameter>& parameters, const TrainOptions& options) : OptimizerBase(parameters, options) {
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     for (const Parameter& parameter : parameters) {
-      Group& group = groups_[{parameter.decays, parameter.rate_scale}];
-      group.names.push_back(parameter.name);
-      group.masters.push_back(parameter.master);
-      group.gradients.push_back(parameter.gradient);
-      group.exp_avg.push_back(at::zeros_like(parameter.master));
-      group.exp_avg_sq.push_back(at::zeros_like(parameter.master));
+      exp_avg_.push_back(zeros_for(parameter));
+      exp_avg_sq_.push_back(zeros_for(parameter));
     }
-    for (auto& [what, group] :
-         groups_)  // the same number for all: one tensor, asked for as often as there are parameters
-      group.steps.assign(group.masters.size(), at::zeros({}, group.masters.front().options()));
-  }
-
-  void step(double learning_rate) override {
-    const at::AutoDispatchBelowADInplaceOrView no_autograd;
-    ++steps_done_;
-    for (auto& [what, group] : groups_) {
-      const auto& [decays, rate_scale] = what;
-      group.steps.front().fill_(static_cast<double>(steps_done_));
-      at::_fused_adamw_(group.masters, group.gradients, group.exp_avg, group.exp_avg_sq, {}, group.steps,
-                        learning_rate * rate_scale, options_.adam_beta1, options_.adam_beta2,
-                        decays ? options_.weight_decay : 0.0, options_.adam_epsilon, /*amsgrad=*/false,
-                        /*maximize=*/false);
-    }
-    publish_masters();
+    if (!parameters.empty()) count_ = at::zeros({}, exp_avg_.front().options());
   }
 
  private:
   struct Group {
-    std::vector<std::string> names;
-    std::vector<at::Tensor> masters, gradients, exp_avg, exp_avg_sq, steps;
+    std::vector<at::Tensor> masters, gradients, exp_avg, exp_avg_sq;
   };
+
+  void update_masters(std::size_t first, std::size_t end) override {
+    std::map<std::pair<double, double>, Group> groups;  // by rate and decay, which are the kernel's for all it is given
+    for (std::size_t i = first; i < end; ++i) {
+      const Parameter& parameter = parameters_[i];
+      Group& group = groups[{rate_of(parameter), decay_of(parameter)}];
+      group.masters.push_back(parameter.master);
+      group.gradients.push_back(parameter.gradient);
+      group.exp_avg.push_back(exp_avg_[i]);
+      group.exp_avg_sq.push_back(exp_avg_sq_[i]);
+    }
+    count_.fill_(static_cast<double>(steps_done_));
+    for (auto& [what, group] : groups) {
+      const auto& [rate, decay] = what;
+      const std::vector<at::Tensor> steps(group.masters.size(), count_);
+      at::_fused_adamw_(group.masters, group.gradients, group.exp_avg, group.exp_avg_sq, {}, steps, rate,
+                        options_.adam_beta1, options_.adam_beta2, decay, options_.adam_epsilon, /*amsgrad=*/false,
+                        /*maximize=*/false);
+    }
+  }
 
   std::vector<Named> named_state() override {
     std::vector<Named> state;
-    for (const auto& [what, group] : groups_) {
-      for (std::size_t i = 0; i < group.names.size(); ++i) {
-        state.emplace_back(group.names[i] + ".exp_avg", group.exp_avg[i]);
-        state.emplace_back(group.names[i] + ".exp_avg_sq", group.exp_avg_sq[i]);
-      }
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      state.emplace_back(parameters_[i].name + ".exp_avg", exp_avg_[i]);
+      state.emplace_back(parameters_[i].name + ".exp_avg_sq", exp_avg_sq_[i]);
     }
     return state;
   }
 
-  std::map<std::pair<bool, double>, Group> groups_;  // by whether they decay, and Parameter::rate_scale
+  std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
+  at::Tensor count_;  // of steps, as the kernel takes it
 };
 
 class Sgd : public OptimizerBase {
  public:
   using OptimizerBase::OptimizerBase;
 
-  void step(double learning_rate) override {
-    const at::AutoDispatchBelowADInplaceOrView no_autograd;
-    ++steps_done_;
-    for (Parameter& parameter : parameters_) {
-      if (parameter.decays && options_.weight_decay > 0)
-        parameter.gradient.add_(parameter.master, options_.weight_decay);
-      parameter.master.sub_(parameter.gradient, learning_rate * parameter.rate_scale);
+ private:
+  void update_masters(std::size_t first, std::size_t end) override {
+    for (std::size_t i = first; i < end; ++i) {
+      Parameter& parameter = parameters_[i];
+      if (const double decay = decay_of(parameter); decay > 0) parameter.gradient.add_(parameter.master, decay);
+      parameter.master.sub_(parameter.gradient, rate_of(parameter));
     }
-    publish_masters();
   }
 
- private:
   std::vector<Named> named_state() override { return {}; }
 };
 
@@ -86,6 +81,7 @@ class Sgd : public OptimizerBase {
 std::unique_ptr<Optimizer> make_optimizer(std::vector<Parameter>& parameters, const TrainOptions& options) {
   if (options.optim == OptimizerType::sgd) return std::make_unique<Sgd>(parameters, options);
   if (options.optim == OptimizerType::adamw_8bit) return make_adamw_8bit(parameters, options);
+  if (options.optim == OptimizerType::adafactor) return make_adafactor(parameters, options);
   return std::make_unique<AdamW>(parameters, options);
 }
 

@@ -17,6 +17,11 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
   virtual void step(double learning_rate) = 0;
+
+  /// step() in parts: after begin_step() each parameter is updated once, those from `first` to before `end` together.
+  /// Gradients are left as they may be.
+  virtual void begin_step(double learning_rate) = 0;
+  virtual void update(std::size_t first, std::size_t end) = 0;
   virtual void zero_gradients() = 0;
 
   /// Its tensors, on the host, fp32 or uint8, named "<parameter>.exp_avg" and so on; the masters are the checkpoint's

@@ -70,8 +70,8 @@ std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const Weight
   const bool any_trained =
       std::any_of(unit.pieces.begin(), unit.pieces.end(), [](const Piece& piece) { return piece.gradient.defined(); });
   if (!any_trained) return {};
-  const at::Tensor master = unit.slice.scalar_type() == at::kFloat ? unit.slice : unit.slice.to(at::kFloat);
-  unit.gradient_slice = at::zeros_like(master);
+  const at::Tensor master = masters_ ? unit.slice.to(at::kFloat) : unit.slice;
+  unit.gradient_slice = at::zeros(unit.slice.sizes(), unit.slice.options().dtype(at::kFloat));
   std::vector<Parameter> parameters;
   for (const Trained& part : trained) {
     const at::Tensor value = unit.slice.narrow(0, part.at, part.count);

@@ -16,7 +16,9 @@ namespace tune {
 /// the same with the same units in the same order.
 class ShardedWeights : public WeightKeeper {
  public:
-  explicit ShardedWeights(World& world) : world_(world) {}
+  explicit ShardedWeights(World& world, bool masters = true) : world_(world), masters_(masters) {}
+
+  bool shares() const override { return true; }
 
   /// Parameters are called as checkpoints/training/slice_name.h has it.
   std::vector<Parameter> add(const WeightUnit& unit, const WeightSource& source) override;
@@ -47,6 +49,7 @@ class ShardedWeights : public WeightKeeper {
   void begin(Unit& unit);
 
   World& world_;
+  const bool masters_;  // false: as DecoderOptions::bf16_stochastic_round has it
   std::vector<Unit> units_;
   std::vector<std::size_t> on_their_way_;  // units whose gradients are being summed
 };

@@ -108,15 +108,39 @@ std::int64_t nf4_working_bytes(const ModelConfig& c, std::int64_t tokens, std::i
   return kNf4TileBytes + active * tokens * std::min(rows, kNf4TileBytes / (c.hidden_size * element)) * element;
 }
 
+// Of each trained matrix Adafactor keeps a number a row and a column.
+std::int64_t adafactor_values(const Recipe& recipe, const ModelConfig& c) {
+  const bool full = !has_adapter(recipe.adapter);
+  const std::vector<std::string> targets = full ? std::vector<std::string>{} : adapted_modules(recipe.adapter, c);
+  std::int64_t layer = full ? 2 * c.hidden_size : 0;
+  for (const LinearKind& linear : linear_kinds(c)) {
+    if (full && (linear.name != "gate" || recipe.train.train_router)) layer += linear.count * (linear.out + linear.in);
+    if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
+      layer += linear.count * (linear.out + linear.in + (recipe.adapter.use_dora ? linear.out : 0) +
+                               2 * ranks_of(recipe.adapter, config, linear.name) / config.num_hidden_layers);
+  }
+  const std::int64_t tables = !full ? 0 : c.tie_word_embeddings ? 1 : 2;
+  return c.num_hidden_layers * layer + tables * (c.vocab_size + c.hidden_size) + (full ? c.hidden_size : 0);
+}
+
+// What rounding at random has in fp32 at a time.
+std::int64_t largest_in_layer(const ModelConfig& c) {
+  std::int64_t largest = 0;
+  for (const LinearKind& linear : linear_kinds(c)) largest = std::max(largest, linear.out * linear.in);
+  return largest;
+}
+
 }  // namespace
 
-std::int64_t optimizer_state_bytes(OptimizerType optimizer, std::int64_t values) {
-  switch (optimizer) {
+std::int64_t optimizer_state_bytes(const Recipe& recipe, const ModelConfig& config) {
+  const std::int64_t values = trainable_parameters(config, recipe.adapter, recipe.train.train_router);
+  switch (recipe.train.optim) {
     case OptimizerType::adamw:
       return 8 * values;
     case OptimizerType::adamw_8bit:
       return 2 * values + 2 * 4 * (values + kDynamicBlock - 1) / kDynamicBlock;
     case OptimizerType::adafactor:
+      return 4 * adafactor_values(recipe, config);
     case OptimizerType::sgd:
       return 0;
   }
@@ -180,13 +204,15 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const std::int64_t outside = (plan.parameters - c.num_hidden_layers * weights.layer) * element;
   items.push_back({"base weights", (outside + c.num_hidden_layers * weights.layer_bytes) / ranks +
                                        c.num_hidden_layers * weights.beside_bytes});
-  if (full && element != 4) items.push_back({"fp32 masters", trained * 4 / state_ranks});
+  if (full && element != 4 && !recipe.train.bf16_stochastic_round)
+    items.push_back({"fp32 masters", trained * 4 / state_ranks});
   if (!full)
     items.push_back({"adapter and masters", trained * (element == 4 ? 4 : 6) +
                                                 (width_of_a_rank(recipe.adapter) - 1) * trained * element +
                                                 dense_b_bytes(c, recipe.adapter, element)});
-  items.push_back({"gradients", trained * 4 / state_ranks});
-  const std::int64_t state = optimizer_state_bytes(recipe.train.optim, trained);
+  const bool in_backward = recipe.train.optimizer_in_backward;
+  if (!in_backward) items.push_back({"gradients", trained * 4 / state_ranks});
+  const std::int64_t state = optimizer_state_bytes(recipe, c);
   items.push_back({"optimizer", state / state_ranks});
 
   if (!full && !on_cuda(recipe) && recipe.save.save_steps > 0)  // what is written while training goes on
@@ -229,6 +255,15 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
     at_layer =
         (all ? layers : 2) * weights.layer_bytes + (weights.layer + std::max(weights.layer, weights.last)) * gradient;
     if (!on_cuda(recipe)) at_layer += std::max(weights.layer, weights.last) * gradient;  // others' versions of it
+  }
+  if (in_backward) {  // gradients of one unit at a time, of tied tables all the while
+    at_loss = 4 * weights.last;
+    at_layer = 4 * (weights.layer + (c.tie_word_embeddings ? weights.last : 0));
+    if (recipe.train.bf16_stochastic_round) {
+      loss = std::max(loss, 4 * c.vocab_size * c.hidden_size);
+      layer = std::max(layer, 4 * largest_in_layer(c));
+    }
+    items.push_back({"gradients", std::max(at_loss, at_layer)});
   }
   const std::int64_t working = std::max(loss + at_loss, layer + at_layer) - std::max(at_loss, at_layer);
   if (sharded) items.push_back({"gathered layers", std::max(at_loss, at_layer)});

@@ -5,9 +5,9 @@
 
 namespace tune {
 
-/// What an optimizer keeps of so many trained values beside masters and gradients; norms, of which adamw_8bit keeps
-/// more, are too few to count.
-std::int64_t optimizer_state_bytes(OptimizerType optimizer, std::int64_t values);
+/// What the optimizer keeps of all trained weights beside masters and gradients; norms, of which adamw_8bit keeps more,
+/// are too few to count.
+std::int64_t optimizer_state_bytes(const Recipe& recipe, const ModelConfig& config);
 
 /// Bytes a token and layer that the backward pass needs of the forward pass: what LayerTape (train/model/layer.h)
 /// holds.

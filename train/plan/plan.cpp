@@ -169,6 +169,11 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
   plan.micro_batch_tokens = recipe.train.per_device_train_batch_size * recipe.data.max_length;
   if (loader != nullptr) {
     plan.ranks = loader->ranks();
+    if (recipe.train.optimizer_in_backward && plan.ranks > 1)
+      throw Error{Fault::recipe,
+                  {},
+                  fmt::format("train.optimizer_in_backward is true, but there are {} ranks", plan.ranks),
+                  "leave it out, and write distributed.strategy: shard for less memory, or start one rank"};
     plan.steps = loader->total_steps();
     plan.steps_per_epoch = loader->steps_per_epoch();
     plan.tokens_per_epoch = loader->tokens_per_epoch();
