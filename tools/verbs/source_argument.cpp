@@ -1,8 +1,13 @@
 #include "tools/verbs/source_argument.h"
 
+#include <fmt/format.h>
+
+#include <map>
+
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
+#include "recipes/schema/units.h"
 #include "tools/export/import_gguf_lora.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
@@ -14,10 +19,41 @@ namespace po = boost::program_options;
 void add_source_options(po::options_description& options) {
   const auto text = [] { return po::value<std::string>(); };
   options.add_options()("run", text(), "output_dir of a run, or one of its checkpoints")(
+      "stage", po::value<std::int64_t>(), "of a run with stages: which one, from 1; default: the last")(
       "model", text(), "Hugging Face folder or .gguf file")(
       "adapter", text(), "PEFT folder on top of --model; with --format adapter also a GGUF adapter")(
       "template", text()->default_value(""), "the chat template that --adapter was trained with");
 }
+
+namespace {
+
+// Where a run with stages has put them: 1-sft, 2-dpo, by their numbers.
+std::map<std::int64_t, std::filesystem::path> stage_folders(const std::filesystem::path& run) {
+  std::map<std::int64_t, std::filesystem::path> folders;
+  std::error_code unreadable;
+  for (const auto& entry : std::filesystem::directory_iterator(run, unreadable)) {
+    const std::string name = entry.path().filename().string();
+    const auto number = parse_whole_number(name.substr(0, name.find('-')));
+    if (number && std::filesystem::exists(entry.path() / "recipe.yaml")) folders[*number] = entry.path();
+  }
+  return folders;
+}
+
+// The folder of the stage that is meant, or --run itself where it has no stages.
+std::filesystem::path run_argument(const po::variables_map& values) {
+  const std::filesystem::path run = values["run"].as<std::string>();
+  const auto folders = std::filesystem::exists(run / "recipe.yaml") ? std::map<std::int64_t, std::filesystem::path>()
+                                                                    : stage_folders(run);
+  if (values.count("stage") == 0) return folders.empty() ? run : folders.rbegin()->second;
+  const auto wanted = values["stage"].as<std::int64_t>();
+  if (const auto found = folders.find(wanted); found != folders.end()) return found->second;
+  throw Error{Fault::recipe,
+              {run.string()},
+              fmt::format("has no stage {}", wanted),
+              folders.empty() ? "leave --stage out" : fmt::format("there are {}", folders.size())};
+}
+
+}  // namespace
 
 ExportSource source_argument(const po::variables_map& values) {
   if (values.count("run") + values.count("model") != 1)
@@ -26,8 +62,9 @@ ExportSource source_argument(const po::variables_map& values) {
   if (values.count("run") != 0) {
     if (values.count("adapter") != 0)
       throw Error{Fault::recipe, {}, "--adapter goes with --model; a run has its own", "leave it out"};
-    return source_of_run(values["run"].as<std::string>());
+    return source_of_run(run_argument(values));
   }
+  if (values.count("stage") != 0) throw Error{Fault::recipe, {}, "--stage goes with --run", "leave it out"};
   ExportSource source{.model = values["model"].as<std::string>(),
                       .chat_template = values["template"].as<std::string>()};
   if (values.count("adapter") == 0) return source;
