@@ -2,7 +2,6 @@
 #include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
@@ -87,11 +86,11 @@ struct StagePlan {
   std::string title;  // "" where there are no stages
 };
 
-// only: one of the stages, instead of all of them.
-std::vector<StagePlan> plans_of(const Stages& all, std::int64_t ranks, bool device_memory_given,
-                                std::optional<std::size_t> only) {
+// Of the stages from `first` up to but not including `end`.
+std::vector<StagePlan> plans_of(const Stages& all, std::int64_t ranks, bool device_memory_given, std::size_t first,
+                                std::size_t end) {
   std::vector<StagePlan> plans;
-  for (std::size_t i = only.value_or(0); i < (only ? *only + 1 : all.recipes.size()); ++i) {
+  for (std::size_t i = first; i < end; ++i) {
     Recipe recipe = as_it_is_now(all, i);
     recipe.train.device = planned_device(recipe.train.device, device_memory_given);
     Plan plan = checked_plan(recipe, ranks, Purpose::planning);
@@ -118,7 +117,9 @@ void print_json(const std::vector<StagePlan>& plans, bool as_stages) {
 
 }  // namespace
 
-void print_plans(const Stages& all, std::int64_t ranks) { print_tables(plans_of(all, ranks, false, std::nullopt)); }
+void print_plans(const Stages& all, std::int64_t ranks) {
+  print_tables(plans_of(all, ranks, false, 0, all.recipes.size()));
+}
 
 int plan_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
@@ -139,9 +140,10 @@ int plan_verb(const std::vector<std::string>& arguments) {
   const std::int64_t ranks = values["nproc"].as<std::int64_t>();
   if (ranks < 1) throw Error{Fault::recipe, {}, fmt::format("--nproc is {}", ranks), "plan for at least one rank"};
   const bool with_room = values.count("device-memory") != 0;
-  const auto only = values.count("stage") != 0 ? std::optional(chosen_stage(all, values)) : std::nullopt;
-  const std::vector<StagePlan> plans = plans_of(all, ranks, with_room, only);
-  values.count("json") != 0 ? print_json(plans, all.listed && !only) : print_tables(plans);
+  const bool only_one = values.count("stage") != 0;
+  const std::size_t last = chosen_stage(all, values);
+  const std::vector<StagePlan> plans = plans_of(all, ranks, with_room, only_one ? last : 0, last + 1);
+  values.count("json") != 0 ? print_json(plans, all.listed && !only_one) : print_tables(plans);
   if (!with_room) return 0;
   const std::int64_t room = parse_device_memory(values["device-memory"].as<std::string>(), "--device-memory");
   for (const StagePlan& each : plans)
