@@ -27,7 +27,7 @@ def write_pairs(path, rng, count):
 class Staged:
     """dSFT and DPO: the recipe of both, and a folder with what it made."""
 
-    def __init__(self, model, root, adapter):
+    def __init__(self, model, root, adapter, steps=STEPS):
         rng = random.Random(SEED)
         self.root, self.whole = root, root / "whole"
         chats, pairs = write_chats(root / "chats.jsonl", rng, 8, longest=9), write_pairs(root / "pairs.jsonl", rng, 8)
@@ -36,7 +36,7 @@ class Staged:
         self.stages = [
             {"stage": "sft", "data": {"datasets": [{"path": str(chats)}]}},
             {"stage": "dpo", "data": {"datasets": [{"path": str(pairs), "type": "preference"}]}, "preference": {"beta": 0.2},
-             "train": {"max_steps": STEPS, "learning_rate": 5e-4}},
+             "train": {"max_steps": steps, "learning_rate": 5e-4}},
         ]  # fmt: skip
         del self.shared["data"]["datasets"]
         self.recipe = write_recipe(root / "recipe.yaml", {**self.shared, "stages": self.stages})
@@ -73,7 +73,7 @@ def test_two_stages_are_two_runs(staged):
 
 def test_all_weights_go_from_stage_to_stage(tiny, tmp_path):
     """full, full; and an adapter on what full fine-tuning has left."""
-    full = Staged(tiny("llama-mha"), tmp_path, {"type": "none"})
+    full = Staged(tiny("llama-mha"), tmp_path, {"type": "none"}, steps=2)
     tune("run", "--recipe", full.alone(0, tmp_path / "a"))
     tune("run", "--recipe", full.alone(1, tmp_path / "b", model={"base_model": str(tmp_path / "a" / "final")}))
     assert result(tmp_path / "a") == result(full.whole / "1-sft")
@@ -152,7 +152,6 @@ def test_verbs_take_the_last_stage_unless_told(staged):
     assert "chosen" not in json.loads(tune("data", "show", *recipe, "--json", "--rows", "1", "--stage", "1").stdout)
     plans = json.loads(tune("plan", *recipe, "--json").stdout)["stages"]
     assert [plan["steps"] for plan in plans] == [3, STEPS]
-    assert json.loads(tune("plan", *recipe, "--stage", "1", "--json").stdout)["steps"] == 3
     shown = tune("plan", *recipe).stdout
     assert "stage 1 of 2, sft, in " in shown and "stage 2 of 2, dpo, in " in shown
     assert "--stage 3 of 2 stages" in tune("plan", *recipe, "--stage", "3", expect=2).stderr
