@@ -2,15 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <map>
-
 #include "checkpoints/peft/adapter_folder.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
-#include "recipes/schema/units.h"
 #include "tools/export/import_gguf_lora.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/stages.h"
 
 namespace tune {
 
@@ -27,23 +25,10 @@ void add_source_options(po::options_description& options) {
 
 namespace {
 
-// Where a run with stages has put them: 1-sft, 2-dpo, by their numbers.
-std::map<std::int64_t, std::filesystem::path> stage_folders(const std::filesystem::path& run) {
-  std::map<std::int64_t, std::filesystem::path> folders;
-  std::error_code unreadable;
-  for (const auto& entry : std::filesystem::directory_iterator(run, unreadable)) {
-    const std::string name = entry.path().filename().string();
-    const auto number = parse_whole_number(name.substr(0, name.find('-')));
-    if (number && std::filesystem::exists(entry.path() / "recipe.yaml")) folders[*number] = entry.path();
-  }
-  return folders;
-}
-
 // The folder of the stage that is meant, or --run itself where it has no stages.
 std::filesystem::path run_argument(const po::variables_map& values) {
   const std::filesystem::path run = values["run"].as<std::string>();
-  const auto folders = std::filesystem::exists(run / "recipe.yaml") ? std::map<std::int64_t, std::filesystem::path>()
-                                                                    : stage_folders(run);
+  const std::map<std::int64_t, std::filesystem::path> folders = stage_folders(run);
   if (values.count("stage") == 0) return folders.empty() ? run : folders.rbegin()->second;
   const auto wanted = values["stage"].as<std::int64_t>();
   if (const auto found = folders.find(wanted); found != folders.end()) return found->second;

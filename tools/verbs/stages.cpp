@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <vector>
 
 #include "recipes/schema/error.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/tell.h"
+#include "recipes/schema/units.h"
 #include "tools/verbs/checked_plan.h"
 #include "train/device.h"
 #include "train/run_record.h"
@@ -45,6 +45,18 @@ std::string title_of(const Stages& all, std::size_t stage) {
   const Recipe& recipe = all.recipes.at(stage);
   return fmt::format("stage {} of {}, {}, in {}", stage + 1, all.recipes.size(), spelling(recipe.stage),
                      recipe.output_dir);
+}
+
+std::map<std::int64_t, fs::path> stage_folders(const fs::path& run) {
+  std::map<std::int64_t, fs::path> folders;
+  if (fs::exists(run / "recipe.yaml")) return folders;
+  std::error_code unreadable;
+  for (const auto& entry : fs::directory_iterator(run, unreadable)) {
+    const std::string name = entry.path().filename().string();
+    const auto number = parse_whole_number(name.substr(0, name.find('-')));
+    if (number && fs::exists(entry.path() / "recipe.yaml")) folders[*number] = entry.path();
+  }
+  return folders;
 }
 
 Recipe before_its_turn(const Stages& all, std::size_t stage) {

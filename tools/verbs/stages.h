@@ -1,5 +1,8 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
 #include <string>
 
 #include "recipes/schema/reader.h"
@@ -9,6 +12,10 @@ namespace tune {
 
 /// "stage 2 of 2, dpo, in runs/zephyr/2-dpo"
 std::string title_of(const Stages& all, std::size_t stage);
+
+/// Where a run with stages has put them, by their numbers: 1-sft, 2-dpo. Empty for a run without stages, and for what
+/// is no run.
+std::map<std::int64_t, std::filesystem::path> stage_folders(const std::filesystem::path& run);
 
 /// The stage's recipe as it can be looked at before those before it have run: with the model that they start from in
 /// place of one that they will have made. It has the same shapes and the same tokenizer.
