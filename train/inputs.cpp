@@ -61,9 +61,23 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
 }
 
 DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, bool training) {
+  std::vector<std::int32_t> token_ids;
+  if (!recipe.adapter.trainable_tokens.empty()) {
+    const auto tokenizer = open_tokenizer(recipe.model.base_model);
+    for (const std::string& token : recipe.adapter.trainable_tokens) {
+      const auto id = tokenizer->token_id(token);
+      if (!id || *id >= config.vocab_size)
+        throw Error{Fault::recipe, recipe.place_of("adapter.trainable_tokens"),
+                    fmt::format("trainable_tokens has \"{}\", which is no token of {}", token, recipe.model.base_model),
+                    "name tokens of its vocabulary; new ones get their rows with transformers' "
+                    "resize_token_embeddings() first"};
+      token_ids.push_back(*id);
+    }
+  }
   return {.dtype = recipe.model.dtype.value_or(recipe.train.precision),
           .device = chosen_device(recipe.train.device),
           .adapter = recipe.adapter,
+          .trainable_token_ids = std::move(token_ids),
           .training = training,
           .gradient_checkpointing = recipe.train.gradient_checkpointing,
           .train_router = recipe.train.train_router,

@@ -21,7 +21,7 @@ namespace {
 std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, std::vector<at::Tensor>& host) {
   std::vector<NamedBytes> result;
   for (const Parameter& parameter : parameters) {
-    const at::Tensor values = parameter.master.cpu().contiguous();
+    const at::Tensor values = stored(parameter);
     host.push_back(values);
     result.push_back({.name = parameter.name,
                       .dtype = "F32",
@@ -32,10 +32,9 @@ std::vector<NamedBytes> trained_bytes(const std::vector<Parameter>& parameters, 
 }
 
 void restore_parameter(Parameter& parameter, const LoadedCheckpoint& checkpoint) {
-  at::Tensor values = at::empty(parameter.master.sizes(), at::kFloat);
+  const at::Tensor values = at::empty(stored_shape(parameter), at::kFloat);
   checkpoint.read(parameter.name, {static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes()});
-  parameter.master.copy_(values);
-  if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
+  restore(parameter, values);
 }
 
 }  // namespace

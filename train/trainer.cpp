@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
@@ -39,14 +40,29 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config) {
-  return {.base_model_name_or_path = recipe.model.base_model,
-          .r = recipe.adapter.lora_r,
-          .lora_alpha = recipe.adapter.lora_alpha,
-          // PEFT refuses dropout on experts; it has no effect on a finished adapter
-          .lora_dropout = config.num_local_experts > 0 ? 0.0 : recipe.adapter.lora_dropout,
-          .target_modules = adapted_modules(recipe.adapter, config),
-          .use_rslora = recipe.adapter.use_rslora};
+AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config, const DecoderOptions& options) {
+  const AdapterOptions& adapter = recipe.adapter;
+  AdapterConfig result{
+      .base_model_name_or_path = recipe.model.base_model,
+      .r = adapter.lora_r,
+      .lora_alpha = adapter.lora_alpha,
+      // PEFT refuses dropout on experts; it has no effect on a finished adapter
+      .lora_dropout = config.num_local_experts > 0 ? 0.0 : adapter.lora_dropout,
+      .target_modules = adapted_modules(adapter, config),
+      .use_rslora = adapter.use_rslora,
+      .use_dora = adapter.use_dora,
+      .rank_pattern = adapter.rank_pattern,
+      .alpha_pattern = adapter.alpha_pattern,
+      .modules_to_save = adapter.modules_to_save,
+      .trainable_token_indices = {options.trainable_token_ids.begin(), options.trainable_token_ids.end()}};
+  if (adapter.init_lora_weights != LoraInit::pissa) return result;
+  // What is stored has the start beside what was trained: twice the rank, and alpha so that the scale stays the same.
+  const double more = adapter.use_rslora ? std::sqrt(2.0) : 2.0;
+  result.r *= 2;
+  result.lora_alpha *= more;
+  for (auto& [module, rank] : result.rank_pattern) rank *= 2;
+  for (auto& [module, alpha] : result.alpha_pattern) alpha *= more;
+  return result;
 }
 
 Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
@@ -140,8 +156,8 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
   const bool full = !has_adapter(recipe_.adapter);
   checkpoints_.emplace(folder_, recipe_.save,
-                       full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config)), world_,
-                       *decoder_, *optimizer_);
+                       full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config, options)),
+                       world_, *decoder_, *optimizer_);
   if (world.rank().writes()) prepare_folder(resume);
   find_reference();
   restore(resume);
@@ -157,6 +173,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
                              plan_.parameters / 1e6,
                              full                                         ? "full fine-tuning"
                              : recipe_.adapter.type == AdapterType::qlora ? "QLoRA"
+                             : recipe_.adapter.use_dora                   ? "DoRA"
                                                                           : "LoRA",
                              decoder_->has_keeper() ? fmt::format(", sharded over {} ranks", world.shard_count()) : "",
                              device_name(decoder_->options().device)));

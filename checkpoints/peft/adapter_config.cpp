@@ -3,17 +3,23 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
-#include <limits>
+#include <type_traits>
+#include <utility>
 
 #include "checkpoints/files/json.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/lora_shape.h"
 
 namespace tune {
 
 namespace {
 
 using nlohmann::json;
+
+constexpr const char* kNameCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
+constexpr double kMostRank = 65536, kMostAlpha = 1e9;
 
 /// Collects what is wrong in one adapter_config.json while it is read.
 class AdapterFile {
@@ -71,16 +77,11 @@ void refuse_other_methods(AdapterFile& file) {
     file.complain(fmt::format("peft_type is {}; it must be \"LORA\"", file.value("peft_type").dump()));
   const json& bias = file.value("bias");
   if (!bias.is_null() && bias != "none") file.complain(fmt::format("bias is {}; it must be \"none\"", bias.dump()));
-  file.expect_unused("use_dora", "DoRA is not supported");
   file.expect_unused("lora_bias", "biases are not supported");
   file.expect_unused("fan_in_fan_out", "transposed weights are not supported");
-  file.expect_unused("modules_to_save", "whole modules inside an adapter are not supported");
-  file.expect_unused("rank_pattern", "one rank for all layers is supported");
-  file.expect_unused("alpha_pattern", "one alpha for all layers is supported");
   file.expect_unused("layers_to_transform", "an adapter has all layers");
   file.expect_unused("layer_replication", "repeated layers are not supported");
   file.expect_unused("target_parameters", "adapters of linear layers are supported");
-  file.expect_unused("trainable_token_indices", "trained embedding rows are not supported");
   file.expect_unused("alora_invocation_tokens", "it works on the tokens behind an invocation only");
   file.expect_unused("use_qalora", "QA-LoRA pools its inputs");
   file.expect_unused("use_bdlora", "block-diagonal factors are not supported");
@@ -88,6 +89,31 @@ void refuse_other_methods(AdapterFile& file) {
   file.expect_unused("monteclora_config", "MonteCLoRA samples its weights");
   file.expect_unused("arrow_config", "routing between adapters is not supported");
   refuse_changed_base(file);
+}
+
+std::vector<std::string> read_whole_modules(AdapterFile& file) {
+  std::vector<std::string> names;
+  const json& modules = file.value("modules_to_save");
+  if (modules.is_null()) return names;
+  bool known = modules.is_array();
+  for (const json& name : known ? modules : json::array()) {
+    known = known && (name == "embed_tokens" || name == "lm_head");
+    if (known) names.push_back(name.get<std::string>());
+  }
+  if (!known)
+    file.complain(fmt::format("modules_to_save is {}; embed_tokens and lm_head are supported", modules.dump()));
+  return names;
+}
+
+/// A list is of embed_tokens, an object names it.
+std::vector<std::int64_t> read_tokens(AdapterFile& file) {
+  const json& set = file.value("trainable_token_indices");
+  if (set.is_null()) return {};
+  const json& ids = set.is_object() && set.size() == 1 && set.contains("embed_tokens") ? set.at("embed_tokens") : set;
+  if (ids.is_array() && std::all_of(ids.begin(), ids.end(), [](const json& id) { return id.is_number_unsigned(); }))
+    return ids.get<std::vector<std::int64_t>>();
+  file.complain(fmt::format("trainable_token_indices is {}; ids of embed_tokens are supported", set.dump()));
+  return {};
 }
 
 std::vector<std::string> read_targets(AdapterFile& file) {
@@ -104,11 +130,44 @@ std::vector<std::string> read_targets(AdapterFile& file) {
   return names;
 }
 
+/// PEFT takes keys to be regular expressions. Those that are names, with or without ^ before them, mean the same here.
+template <class Value>
+std::map<std::string, Value> read_pattern(AdapterFile& file, const char* key, double least, double most) {
+  std::map<std::string, Value> pattern;
+  const json& set = file.value(key);
+  if (set.is_null()) return pattern;
+  if (!set.is_object()) file.complain(fmt::format("{} is {}; it must be an object", key, set.dump()));
+  for (const auto& [name, value] : set.items()) {
+    const std::string plain = name.starts_with('^') ? name.substr(1) : name;
+    const bool is_name = !plain.empty() && plain.find_first_not_of(kNameCharacters) == std::string::npos;
+    const double number = value.is_number() ? value.template get<double>() : -1;
+    if (!is_name)
+      file.complain(fmt::format("{} has {}; names of modules are supported, patterns of them not", key, name));
+    else if (!(number >= least && number <= most) || (std::is_integral_v<Value> && number != std::floor(number)))
+      file.complain(fmt::format("{} has {} for {}", key, value.dump(), name));
+    else
+      pattern[plain] = static_cast<Value>(number);
+  }
+  return pattern;
+}
+
+/// Longest first: PEFT takes the first that fits.
+template <class Value>
+nlohmann::ordered_json write_pattern(const std::map<std::string, Value>& pattern) {
+  std::vector<std::pair<std::string, Value>> sorted(pattern.begin(), pattern.end());
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : sorted) json[name] = value;
+  return json;
+}
+
 }  // namespace
 
-double AdapterConfig::scale() const {
-  const auto rank = static_cast<double>(r);
-  return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
+std::int64_t AdapterConfig::rank_of(std::string_view module) const { return value_for(rank_pattern, module, r); }
+
+double AdapterConfig::scale_of(std::string_view module) const {
+  return lora_scale(value_for(alpha_pattern, module, lora_alpha), rank_of(module), use_rslora);
 }
 
 AdapterConfig read_adapter_config(const std::filesystem::path& folder) {
@@ -123,12 +182,17 @@ AdapterConfig read_adapter_config(const std::filesystem::path& folder) {
   AdapterConfig config;
   if (file.value("base_model_name_or_path").is_string())
     config.base_model_name_or_path = file.value("base_model_name_or_path").get<std::string>();
-  const double rank = file.number("r", 8, 1, 65536);  // what is missing is as in PEFT's LoraConfig
+  const double rank = file.number("r", 8, 1, kMostRank);  // what is missing is as in PEFT's LoraConfig
   config.r = static_cast<std::int64_t>(rank);
   if (rank != static_cast<double>(config.r)) file.complain(fmt::format("r is {:g}; it must be whole", rank));
-  config.lora_alpha = file.number("lora_alpha", 8, 0, 1e9);
+  config.lora_alpha = file.number("lora_alpha", 8, 0, kMostAlpha);
   config.lora_dropout = file.number("lora_dropout", 0, 0, 1);
   config.use_rslora = file.value("use_rslora") == true;
+  config.use_dora = file.value("use_dora") == true;
+  config.rank_pattern = read_pattern<std::int64_t>(file, "rank_pattern", 1, kMostRank);
+  config.alpha_pattern = read_pattern<double>(file, "alpha_pattern", 0, kMostAlpha);
+  config.modules_to_save = read_whole_modules(file);
+  config.trainable_token_indices = read_tokens(file);
   config.target_modules = read_targets(file);
   file.throw_faults();
   return config;
@@ -152,12 +216,14 @@ std::string write_adapter_config(const AdapterConfig& config) {
       {"bias", "none"},
       {"fan_in_fan_out", false},
       {"inference_mode", true},
-      {"modules_to_save", nullptr},
+      {"modules_to_save", config.modules_to_save.empty() ? ordered_json() : ordered_json(config.modules_to_save)},
       {"init_lora_weights", true},
       {"use_rslora", config.use_rslora},
-      {"use_dora", false},
-      {"rank_pattern", ordered_json::object()},
-      {"alpha_pattern", ordered_json::object()},
+      {"use_dora", config.use_dora},
+      {"rank_pattern", write_pattern(config.rank_pattern)},
+      {"alpha_pattern", write_pattern(config.alpha_pattern)},
+      {"trainable_token_indices",
+       config.trainable_token_indices.empty() ? ordered_json() : ordered_json(config.trainable_token_indices)},
       {"layers_to_transform", nullptr},
       {"layers_pattern", nullptr},
       {"revision", nullptr},

@@ -28,8 +28,15 @@ AdapterFolder::AdapterFolder(const std::filesystem::path& folder)
     : config_(read_adapter_config(folder)), file_(weights_file(folder)) {}
 
 void AdapterFolder::read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const {
-  const std::span<const std::byte> bytes = file_.bytes(name);
+  read_rows(name, 0, file_.find(name)->shape.front(), dtype, destination);
+}
+
+void AdapterFolder::read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
+                              std::span<std::byte> destination) const {
   const TensorInfo& info = *file_.find(name);
+  const std::span<const std::byte> all = file_.bytes(name);
+  const std::size_t row = all.size() / static_cast<std::size_t>(info.shape.front());
+  const auto bytes = all.subspan(static_cast<std::size_t>(first) * row, static_cast<std::size_t>(count) * row);
   if (!is_convertible(info.dtype))
     throw Error{Fault::data,
                 {file_.path().string()},

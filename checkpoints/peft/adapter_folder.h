@@ -19,6 +19,8 @@ class AdapterFolder : public WeightSource {
   const std::filesystem::path& path() const { return file_.path(); }  // of the weights
   const std::vector<TensorInfo>& tensors() const override { return file_.tensors(); }
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override;
+  void read_rows(std::string_view name, std::int64_t first, std::int64_t count, Dtype dtype,
+                 std::span<std::byte> destination) const override;
 
  private:
   AdapterConfig config_;

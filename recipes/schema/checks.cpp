@@ -271,16 +271,6 @@ void eval_steps_need_eval_datasets(const Recipe& recipe, Reading& reading) {
                          "name some, or leave eval_steps out");
 }
 
-void only_adapters_have_two_factors(const Recipe& recipe, Reading& reading) {
-  if (has_adapter(recipe.adapter)) return;
-  if (recipe.adapter.use_rslora)
-    reading.problems.add(reading.place_of("adapter.use_rslora"), "use_rslora is true, but adapter.type is none",
-                         "leave it out, or write type: lora");
-  if (recipe.adapter.loraplus_lr_ratio != 1)
-    reading.problems.add(reading.place_of("adapter.loraplus_lr_ratio"),
-                         "loraplus_lr_ratio is given, but adapter.type is none", "leave it out, or write type: lora");
-}
-
 void the_best_step_is_found_by_evaluation(const Recipe& recipe, Reading& reading) {
   const EvalOptions& eval = recipe.eval;
   const auto needs = [&](const std::string& key, const std::string& what) {
@@ -336,7 +326,7 @@ void check_combinations(const Recipe& recipe, Reading& reading) {
   settings_of_pairs_go_with_their_loss(recipe, reading);
   pretraining_trains_everything(recipe, reading);
   eval_steps_need_eval_datasets(recipe, reading);
-  only_adapters_have_two_factors(recipe, reading);
+  check_adapter_combinations(recipe, reading);
   the_best_step_is_found_by_evaluation(recipe, reading);
   check_export_combinations(recipe, reading);
   output_does_not_overwrite_the_base_model(recipe, reading);

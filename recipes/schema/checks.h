@@ -8,7 +8,8 @@ namespace tune {
 /// itself is right already.
 void check_combinations(const Recipe& recipe, Reading& reading);
 
-/// Of these, those of `export:`. Called by the other.
+/// Of these, those of `adapter:` and of `export:`. Called by the first.
+void check_adapter_combinations(const Recipe& recipe, Reading& reading);
 void check_export_combinations(const Recipe& recipe, Reading& reading);
 
 }  // namespace tune

@@ -1,4 +1,4 @@
-"""QLoRA beside LoRA in bf16: speed and memory of the same rows, interleaved; 8-bit AdamW beside AdamW.
+"""QLoRA, DoRA and PiSSA beside LoRA in bf16: speed and memory of the same rows, interleaved; 8-bit AdamW beside AdamW.
 
 The model is bench.py's with a hidden size at which products count. Ratios are medians over the rounds, with their
 smallest and largest. Never a test.
@@ -13,6 +13,8 @@ from bench import STEPS, WARMUP, arguments_of, model_and_rows, recipe
 
 CASES = {
     "qlora": ("lora", ["adapter.type=qlora"]),
+    "dora": ("lora", ["adapter.use_dora=true"]),
+    "pissa": ("lora", ["adapter.init_lora_weights=pissa", "adapter.pissa_iter=2"]),
     "adamw_8bit": ("full", ["train.optim=adamw_8bit"]),
 }
 

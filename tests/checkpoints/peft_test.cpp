@@ -30,7 +30,39 @@ TEST(AdapterConfig, RoundTrips) {
   EXPECT_EQ(read.lora_dropout, 0.1);
   EXPECT_THAT(read.target_modules, ElementsAre("q_proj", "v_proj"));
   EXPECT_TRUE(read.use_rslora);
-  EXPECT_DOUBLE_EQ(read.scale(), 12.5 / 2.8284271247461903);
+  EXPECT_DOUBLE_EQ(read.scale_of("model.layers.0.self_attn.q_proj"), 12.5 / 2.8284271247461903);
+}
+
+TEST(AdapterConfig, KeepsDoraAndPatternsWithTheLongestFirst) {
+  const TemporaryFolder folder;
+  const AdapterConfig config{.r = 8,
+                             .lora_alpha = 16,
+                             .target_modules = {"q_proj", "up_proj"},
+                             .use_dora = true,
+                             .rank_pattern = {{"layers.1.mlp.up_proj", 2}, {"up_proj", 4}},
+                             .alpha_pattern = {{"up_proj", 2.5}}};
+  const std::string text = write_adapter_config(config);
+  EXPECT_LT(text.find("\"layers.1.mlp.up_proj\": 2"), text.find("\"up_proj\": 4"));
+  put(folder / kAdapterConfigFile, text);
+  const AdapterConfig read = read_adapter_config(folder.path());
+  EXPECT_TRUE(read.use_dora);
+  EXPECT_EQ(read.rank_of("model.layers.1.mlp.up_proj"), 2);
+  EXPECT_EQ(read.rank_of("model.layers.11.mlp.up_proj"), 4);
+  EXPECT_EQ(read.rank_of("model.layers.1.self_attn.q_proj"), 8);
+  EXPECT_EQ(read.scale_of("model.layers.1.mlp.up_proj"), 1.25);
+  EXPECT_EQ(read.scale_of("model.layers.1.self_attn.q_proj"), 2);
+}
+
+TEST(AdapterConfig, PatternsAreNames) {
+  const auto with = [](const std::string& keys) {
+    return R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], )" + keys + "}";
+  };
+  EXPECT_THAT(refusal(with(R"("rank_pattern": {"layers\\.[01]\\..*": 2})")),
+              HasSubstr("names of modules are supported"));
+  EXPECT_THAT(refusal(with(R"("rank_pattern": {"q_proj": 2.5})")), HasSubstr("rank_pattern has 2.5 for q_proj"));
+  const TemporaryFolder folder;
+  put(folder / kAdapterConfigFile, with(R"("rank_pattern": {"^model.layers.0.self_attn.q_proj": 2})"));
+  EXPECT_EQ(read_adapter_config(folder.path()).rank_of("model.layers.0.self_attn.q_proj"), 2);
 }
 
 TEST(AdapterConfig, KeepsAWholeAlphaWhole) {
@@ -38,12 +70,12 @@ TEST(AdapterConfig, KeepsAWholeAlphaWhole) {
 }
 
 TEST(AdapterConfig, RefusesOtherMethodsAllAtOnce) {
-  const std::string text = refusal(R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "use_dora": true,
-    "modules_to_save": ["lm_head"], "bias": "all", "rank_pattern": {"k_proj": 2}})");
+  const std::string text = refusal(R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"],
+    "use_qalora": true, "modules_to_save": ["lm_head"], "bias": "all", "rank_pattern": 2})");
   EXPECT_THAT(text, HasSubstr("adapter_config.json: this adapter can't be used: bias is \"all\"; it must be \"none\""));
-  EXPECT_THAT(text, HasSubstr("use_dora is true (DoRA is not supported)"));
+  EXPECT_THAT(text, HasSubstr("use_qalora is true (QA-LoRA pools its inputs)"));
   EXPECT_THAT(text, HasSubstr("modules_to_save is [\"lm_head\"]"));
-  EXPECT_THAT(text, HasSubstr("rank_pattern is {\"k_proj\":2}"));
+  EXPECT_THAT(text, HasSubstr("rank_pattern is 2; it must be an object"));
   EXPECT_THAT(text, HasSubstr("merge_and_unload()"));
 }
 

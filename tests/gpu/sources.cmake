@@ -3,8 +3,9 @@ file(GLOB gpu_sources RELATIVE ${root} CONFIGURE_DEPENDS ${root}/train/kernels/*
      ${root}/train/optim/*.cpp ${root}/train/objectives/*.cpp ${root}/train/plan/*.cpp ${root}/checkpoints/files/*.cpp
      ${root}/checkpoints/safetensors/*.cpp ${root}/checkpoints/peft/*.cpp ${root}/checkpoints/quantize/*.cpp)
 list(FILTER gpu_sources EXCLUDE REGEX "(no_cuda|hash)\\.cpp$")
-list(APPEND gpu_sources train/model/decoder.cpp train/model/input_statistics.cpp train/model/layer.cpp
-     train/model/linear.cpp train/model/load.cpp train/model/mlp.cpp train/model/overflow.cpp train/model/random_stream.cpp
+list(APPEND gpu_sources train/model/decoder.cpp train/model/dora.cpp train/model/input_statistics.cpp train/model/layer.cpp
+     train/model/linear.cpp train/model/load.cpp train/model/lora.cpp train/model/mlp.cpp train/model/overflow.cpp
+     train/model/parameter.cpp train/model/pissa.cpp train/model/random_stream.cpp
      train/model/router.cpp train/model/sequence.cpp
      train/parallel/gloo.cpp train/parallel/gradient_sum.cpp train/parallel/nccl.cpp train/parallel/rank.cpp
      train/parallel/watch.cpp train/parallel/world.cpp train/non_finite.cpp train/step.cpp train/stop.cpp

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from judge_training import FULL_LEARNING_RATE, LORA_LEARNING_RATE, STEPS, Schedule, Setting, compare, fresh_adapter, loss_of, plain_loop
 from tune_program import eval_losses, metrics, recipe_for, relative, shown_rows, tune, write_chats, write_recipe
@@ -55,6 +55,61 @@ def test_loraplus_is_pefts(tiny, rng, tmp_path):
     lines = setting.train()
     optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=5e-4, loraplus_lr_ratio=16)
     compare(lines, loop_with(optimizer, model, setting.rows), schedule)
+
+
+def judged(setting, evaluation_rows):
+    """The loss of what was handed over, in PEFT and merged."""
+    tuned = PeftModel.from_pretrained(setting.model(), setting.output / "final")
+    merged = AutoModelForCausalLM.from_pretrained(setting.output / "export" / "hf-f32", dtype=torch.float32)
+    with torch.no_grad():
+        return loss_of(tuned, evaluation_rows).item(), loss_of(merged, evaluation_rows).item()
+
+
+@pytest.mark.parametrize("variant", ["dora", "patterns"])
+def test_dora_and_patterns_are_pefts(tiny, rng, tmp_path, variant):
+    schedule = Schedule(1e-3)
+    options = {"rank_pattern": {"v_proj": 2, "layers.1.mlp.up_proj": 8, "up_proj": 3}, "alpha_pattern": {"down_proj": 3, "q_proj": 17}}
+    if variant == "dora":
+        options = {"use_dora": True}
+    exports = [{"format": "hf", "quant": "f32"}] + ([] if variant == "dora" else [{"format": "gguf-lora"}])
+    setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter={"init_adapter": str(tmp_path / "init"), **options}, export=exports)
+    model = fresh_adapter(setting.model(), tmp_path / "init", **options)
+    lines = setting.train()
+    compare(lines, plain_loop(model, setting.rows, schedule), schedule)
+    expected = eval_losses(setting.output)[-1]
+    assert all(relative(loss, expected) <= 1e-5 for loss in judged(setting, setting.evaluation_rows))
+
+
+@pytest.mark.parametrize("variant", ["modules_to_save", "trainable_tokens"])
+def test_trained_embeddings_are_pefts(tiny, rng, tmp_path, variant):
+    schedule = Schedule(1e-3)
+    init = {"init_adapter": str(tmp_path / "init")}
+    options, theirs = {"modules_to_save": ["embed_tokens", "lm_head"]}, {"modules_to_save": ["embed_tokens", "lm_head"]}
+    if variant == "trainable_tokens":
+        tokenizer = AutoTokenizer.from_pretrained(tiny("llama-gqa"))
+        ids = [tokenizer.bos_token_id, *range(300, 340, 2)]
+        options, theirs = {"trainable_tokens": tokenizer.convert_ids_to_tokens(ids)}, {"trainable_token_indices": ids}
+    setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter={**init, **options}, export=[{"format": "hf", "quant": "f32"}])
+    model = fresh_adapter(setting.model(), tmp_path / "init", **theirs)
+    lines = setting.train()
+    compare(lines, plain_loop(model, setting.rows, schedule), schedule)
+    expected = eval_losses(setting.output)[-1]
+    assert all(relative(loss, expected) <= 1e-5 for loss in judged(setting, setting.evaluation_rows))
+    assert relative(json.loads(tune("eval", "--recipe", setting.recipe, "--json").stdout)["loss"], expected) <= 1e-5
+
+
+def test_pissa_is_pefts(tiny, rng, tmp_path):
+    """Theirs changes the base; ours takes away where it began, and is stored as a plain adapter of twice the rank."""
+    schedule = Schedule(5e-4)
+    adapter = {"lora_r": 4, "init_lora_weights": "pissa", "pissa_iter": 0}
+    setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter=adapter, export=[{"format": "hf", "quant": "f32"}, {"format": "gguf-lora"}])
+    model = fresh_adapter(setting.model(), tmp_path / "init", init_lora_weights="pissa")
+    lines = setting.train()
+    compare(lines, plain_loop(model, setting.rows, schedule), schedule)
+    config = json.loads((setting.output / "final" / "adapter_config.json").read_text())
+    assert config["r"] == 8 and config["init_lora_weights"] is True
+    expected = eval_losses(setting.output)[-1]
+    assert all(relative(loss, expected) <= 1e-5 for loss in judged(setting, setting.evaluation_rows))
 
 
 def test_adamw_8bit_ends_where_bitsandbytes_does(tiny, rng, tmp_path):
@@ -163,5 +218,5 @@ def test_bad_combinations_are_refused_by_name(overfitting):
     text = path.read_text().replace("type: none", "type: none\n  use_rslora: true\n  loraplus_lr_ratio: 4")
     path.write_text(text)
     said = tune("plan", "--recipe", path, expect=2).stderr
-    for part in ("use_rslora is true, but adapter.type is none", "loraplus_lr_ratio is given", "eval.eval_steps is 0"):
+    for part in ("use_rslora is given, but adapter.type is none", "loraplus_lr_ratio is given", "eval.eval_steps is 0"):
         assert part in said

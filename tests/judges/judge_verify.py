@@ -179,9 +179,11 @@ def test_gguf_adapters_that_pefts_form_has_no_place_for_are_refused(run, tmp_pat
         return tune(*arguments, expect=None)
 
     assert lora("blk.0.attn_q.weight").returncode == 0
+    assert lora("blk.0.attn_q.weight", rank=3).returncode == 0
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert config["r"] == 3 and config["rank_pattern"] == {"model.layers.1.self_attn.q_proj": 2}
     for done, what in [
         (lora("token_embd.weight"), "no factor of a linear layer"),
-        (lora("blk.0.attn_q.weight", rank=3), "2 different ranks"),
         (lora("blk.0.attn_q.weight", out=90), "another shape of blk.0.attn_q.weight.lora_b"),
         (lora("blk.0.attn_q.weight", inputs=64), "model.layers.0.self_attn.q_proj"),
     ]:

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 
+#include "recipes/schema/lora_shape.h"
 #include "train/kernels/attention.h"
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/rms_norm.h"
@@ -85,14 +86,16 @@ PackedBatch two_documents() {
 }
 
 // The same model in plain differentiable ATen. weights: by Hugging Face name; adapters: by PEFT name.
-at::Tensor reference_loss(const ModelConfig& c, std::map<std::string, at::Tensor>& w, double scale,
+at::Tensor reference_loss(const ModelConfig& c, std::map<std::string, at::Tensor>& w, const AdapterOptions& adapter,
                           const PackedBatch& batch) {
   const auto linear = [&](const at::Tensor& x, const std::string& name) {
-    at::Tensor y = at::matmul(x, w.at(name + ".weight").t());
-    const auto a = w.find("base_model.model." + name + ".lora_A.weight");
-    if (a != w.end())
-      y = y + scale * at::matmul(at::matmul(x, a->second.t()), w.at("base_model.model." + name + ".lora_B.weight").t());
-    return y;
+    at::Tensor weight = w.at(name + ".weight");
+    const std::string key = "base_model.model." + name;
+    if (const auto a = w.find(key + ".lora_A.weight"); a != w.end())
+      weight = weight + scale_of(adapter, name) * at::matmul(w.at(key + ".lora_B.weight"), a->second);
+    if (const auto m = w.find(key + ".lora_magnitude_vector"); m != w.end())
+      weight = weight * (m->second / weight.detach().norm(2, {1}, false, at::kFloat)).unsqueeze(1);
+    return at::matmul(x, weight.t());
   };
   const AttentionShape shape{c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.sliding_window};
   const at::Tensor positions = at::tensor(batch.positions, at::kInt);
@@ -125,32 +128,45 @@ at::Tensor reference_loss(const ModelConfig& c, std::map<std::string, at::Tensor
 struct Case {
   bool adapter, tied, checkpointing;
   std::int64_t window;
+  bool dora = false, pissa = false;  // both with other ranks and scales of some modules
 };
 
 class DecoderGradients : public testing::TestWithParam<Case> {};
 
 TEST_P(DecoderGradients, EqualAutograd) {
-  const auto [adapter, tied, checkpointing, window] = GetParam();
+  const auto [adapter, tied, checkpointing, window, dora, pissa] = GetParam();
   const ModelConfig config = tiny_config(tied, window);
   const RandomWeights weights(config);
   DecoderOptions options{.dtype = Dtype::fp32, .gradient_checkpointing = checkpointing};
   options.adapter = {.type = adapter ? AdapterType::lora : AdapterType::none,
                      .lora_r = 3,
                      .lora_alpha = 6,
+                     .use_dora = dora,
+                     .init_lora_weights = pissa ? LoraInit::pissa : LoraInit::standard,
                      .lora_target_modules = {"q_proj", "v_proj", "o_proj", "up_proj", "down_proj"}};
+  if (dora || pissa) {
+    options.adapter.rank_pattern = {{"v_proj", 5}, {"layers.1.mlp.up_proj", 2}, {"up_proj", 1}};
+    options.adapter.alpha_pattern = {{"down_proj", 3}, {"q_proj", 7.5}};
+  }
   Decoder decoder(config, weights, options);
   std::map<std::string, at::Tensor> reference = weights.values;
   for (Parameter& parameter : decoder.trained()) {
-    if (adapter && parameter.name.find("lora_B") != std::string::npos) {
-      parameter.master.copy_(at::randn_like(parameter.master) * 0.2);
+    if (adapter && parameter.name.find("lora_A") == std::string::npos) {
+      parameter.master.add_(at::randn_like(parameter.master) * 0.2);
       parameter.value.copy_(parameter.master);
     }
     reference[parameter.name] = parameter.master.clone().contiguous();
   }
+  for (std::size_t i = 0; pissa && i < decoder.trained().size(); i += 2) {  // where it began goes into the weight
+    const Parameter &a = decoder.trained()[i], &b = decoder.trained()[i + 1];
+    const std::string name = a.name.substr(17, a.name.size() - 17 - 14);
+    reference[name + ".weight"] =
+        reference.at(name + ".weight") + scale_of(options.adapter, name) * at::matmul(b.frozen, a.frozen);
+  }
   std::vector<at::Tensor> inputs;
   for (const Parameter& parameter : decoder.trained()) inputs.push_back(reference[parameter.name].requires_grad_());
   const PackedBatch batch = two_documents();
-  const at::Tensor expected = reference_loss(config, reference, 2.0, batch);
+  const at::Tensor expected = reference_loss(config, reference, options.adapter, batch);
   const auto gradients = torch::autograd::grad({expected}, inputs);
 
   constexpr double kScale = 0.25;
@@ -168,7 +184,55 @@ TEST_P(DecoderGradients, EqualAutograd) {
 INSTANTIATE_TEST_SUITE_P(All, DecoderGradients,
                          testing::Values(Case{true, false, false, 0}, Case{true, true, false, 5},
                                          Case{true, false, true, 0}, Case{false, false, false, 0},
-                                         Case{false, true, false, 0}, Case{false, false, true, 5}));
+                                         Case{false, true, false, 0}, Case{false, false, true, 5},
+                                         Case{true, false, false, 0, true}, Case{true, false, true, 5, true},
+                                         Case{true, false, false, 0, false, true}));
+
+TEST(Decoder, PissaBeginsAtTheBaseModelAndIsStoredAsPlainLora) {
+  const ModelConfig config = tiny_config(false, 0);
+  const RandomWeights weights(config);
+  for (const std::int64_t iterations : {0, 16}) {
+    DecoderOptions options{.dtype = Dtype::fp32};
+    options.adapter = {.lora_r = 3, .lora_alpha = 6, .init_lora_weights = LoraInit::pissa, .pissa_iter = iterations};
+    Decoder decoder(config, weights, options);
+    const PackedBatch batch = two_documents();
+    const at::Tensor fresh = decoder.forward(batch, false);
+    decoder.set_adapter_enabled(false);
+    EXPECT_LE((decoder.forward(batch, false) - fresh).abs().max().item<double>(), 1e-5);
+    decoder.set_adapter_enabled(true);
+    const Parameter &a = decoder.trained()[0], &b = decoder.trained()[1];
+    EXPECT_EQ(a.name, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight");
+    const at::Tensor q = weights.values.at("model.layers.0.self_attn.q_proj.weight");
+    const at::Tensor singular = std::get<1>(at::linalg_svd(q, false));
+    const at::Tensor left = q - 2 * at::matmul(b.master, a.master);  // its largest singular value is the fourth of q
+    EXPECT_NEAR(std::get<1>(at::linalg_svd(left, false))[0].item<double>(), singular[3].item<double>(),
+                (iterations == 0 ? 1e-5 : 1e-3) * singular[0].item<double>());
+    EXPECT_EQ(stored_shape(a), (std::vector<std::int64_t>{6, config.hidden_size}));
+    EXPECT_LE(at::matmul(stored(b), stored(a)).abs().max().item<double>(), 1e-6);
+    at::Tensor changed = stored(a) + 1;
+    restore(decoder.trained()[0], changed);
+    EXPECT_TRUE(at::equal(stored(a), changed));
+  }
+}
+
+TEST(Decoder, DoraMeasuresOnceAGrowingSequence) {
+  const ModelConfig config = tiny_config(false, 0);
+  const RandomWeights weights(config);
+  DecoderOptions options{.dtype = Dtype::fp32, .training = false};
+  options.adapter = {.lora_r = 2, .lora_alpha = 4, .use_dora = true};
+  Decoder decoder(config, weights, options);
+  const PackedBatch batch = two_documents();
+  decoder.forward(batch, false);
+  for (Parameter& parameter : decoder.trained()) {
+    parameter.master.add_(0.1);
+    if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
+  }
+  const at::Tensor whole = decoder.forward(batch, false);
+  KeyValueCache cache;
+  at::Tensor last = decoder.forward_cached({batch.ids.begin(), batch.ids.begin() + 4}, cache);
+  for (std::size_t i = 4; i < 9; ++i) last = decoder.forward_cached({batch.ids[i]}, cache);
+  EXPECT_LE((last[0] - whole[8]).abs().max().item<double>(), 1e-5);
+}
 
 TEST(Decoder, CachedGenerationGivesTheSameHiddenStates) {
   for (const std::int64_t window : {0, 5}) {

@@ -33,7 +33,7 @@ struct Pair {
   }
 
   // [tokens, 2 * width]: mask / keep of either layer
-  at::Tensor masks() const { return group.forward(at::ones({kTokens, kWidth}), nullptr, true, kKey); }
+  at::Tensor masks() const { return group.forward(at::ones({kTokens, kWidth}), nullptr, AdapterUse::on, kKey); }
 
   LinearGroup group;
   std::vector<Parameter> parameters;
@@ -63,8 +63,9 @@ TEST(LoraDropout, AnotherSeedIsAnotherMaskAndTheSameSeedTheSame) {
   const Pair pair;
   const at::Tensor x = at::ones({kTokens, kWidth});
   EXPECT_TRUE(at::equal(pair.masks(), pair.masks()));
-  EXPECT_FALSE(at::equal(pair.masks(), pair.group.forward(x, nullptr, true, {.probability = kDrop, .seed = 1238})));
-  EXPECT_TRUE(at::equal(pair.group.forward(x, nullptr, true, {}), at::ones({kTokens, 2 * kWidth})));
+  EXPECT_FALSE(
+      at::equal(pair.masks(), pair.group.forward(x, nullptr, AdapterUse::on, {.probability = kDrop, .seed = 1238})));
+  EXPECT_TRUE(at::equal(pair.group.forward(x, nullptr, AdapterUse::on, {}), at::ones({kTokens, 2 * kWidth})));
 }
 
 TEST(LoraDropout, GradientsEqualAutogradUnderTheSameMasks) {
@@ -84,7 +85,7 @@ TEST(LoraDropout, GradientsEqualAutogradUnderTheSameMasks) {
   const auto gradients = torch::autograd::grad({(expected * d_y).sum()}, inputs);
 
   at::Tensor down;
-  const at::Tensor y = pair.group.forward(x, &down, true, kKey);
+  const at::Tensor y = pair.group.forward(x, &down, AdapterUse::on, kKey);
   const at::Tensor d_x = pair.group.backward(d_y, x, down, true, kKey);
   const auto expect_close = [](const at::Tensor& actual, const at::Tensor& wanted, const std::string& what) {
     // fp32 sums of at most kTokens terms: eps * terms * largest value

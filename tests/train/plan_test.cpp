@@ -13,6 +13,7 @@ namespace tune {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 ModelConfig config(std::int64_t hidden, std::int64_t layers, std::int64_t heads, std::int64_t kv_heads,
                    std::int64_t inner, std::int64_t vocab = 32000) {
@@ -84,6 +85,43 @@ TEST(Plan, CountsAdapterParameters) {
   EXPECT_EQ(trained({"all-linear"}, 16), 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008)));
   EXPECT_EQ(trained({"down_proj"}, 4), 32 * 4 * (11008 + 4096));
   EXPECT_EQ(trainable_parameters(kLlama2_7b, {.type = AdapterType::none}), total_parameters(kLlama2_7b));
+}
+
+TEST(Plan, CountsWhatIsTrainedBesideFactors) {
+  const std::vector<std::string> q = {"q_proj"};
+  const std::int64_t plain = 32 * 8 * (4096 + 4096);
+  EXPECT_EQ(trainable_parameters(kLlama2_7b, {.lora_r = 8, .use_dora = true, .lora_target_modules = q}),
+            plain + 32 * 4096);
+  EXPECT_EQ(
+      trainable_parameters(kLlama2_7b,
+                           {.lora_r = 8, .rank_pattern = {{"layers.3.self_attn.q_proj", 2}}, .lora_target_modules = q}),
+      plain - 6 * (4096 + 4096));
+  EXPECT_EQ(
+      trainable_parameters(
+          kLlama2_7b,
+          {.lora_r = 8, .lora_target_modules = q, .modules_to_save = {"lm_head"}, .trainable_tokens = {"<s>", "</s>"}}),
+      plain + (32000 + 2) * 4096);
+}
+
+TEST(Plan, RefusesVariantsThatTheModelHasNoPlaceFor) {
+  const auto complaint = [](const AdapterOptions& adapter, const ModelConfig& config) {
+    try {
+      adapted_modules(adapter, config);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(complaint({.rank_pattern = {{"q_porj", 2}}}, kLlama2_7b),
+              HasSubstr("rank_pattern has q_porj, which is no"));
+  EXPECT_THAT(complaint({.alpha_pattern = {{"layers.32.mlp.up_proj", 2}}}, kLlama2_7b), HasSubstr("is no module"));
+  EXPECT_EQ(complaint({.alpha_pattern = {{"layers.31.mlp.up_proj", 2}}}, kLlama2_7b), "");
+  EXPECT_THAT(complaint({.rank_pattern = {{"w1", 2}}}, mixtral()), HasSubstr("all experts have the same rank"));
+  EXPECT_THAT(complaint({.use_dora = true}, mixtral()), HasSubstr("no DoRA for experts"));
+  EXPECT_EQ(complaint({.use_dora = true, .lora_target_modules = {"q_proj", "o_proj"}}, mixtral()), "");
+  ModelConfig tied = kLlama2_7b;
+  tied.tie_word_embeddings = true;
+  EXPECT_THAT(complaint({.modules_to_save = {"lm_head"}}, tied), HasSubstr("are one tensor in this model"));
 }
 
 TEST(Plan, AdaptedModulesAreInModelOrder) {

@@ -72,6 +72,16 @@ TEST_F(Sharded, AdaptersLearnTheSameOverAShardedBase) {
                       {.dtype = Dtype::fp32, .adapter = {.lora_r = 3}, .reshard_after_forward = reshard});
 }
 
+TEST_F(Sharded, AdaptersThatTakeSomethingFromTheBaseDoSo) {
+  for (const AdapterType type : {AdapterType::lora, AdapterType::qlora}) {
+    const AdapterOptions whole{
+        .type = type, .lora_r = 3, .use_dora = true, .modules_to_save = {"embed_tokens", "lm_head"}};
+    expect_the_same(config(false, 0), {.dtype = Dtype::fp32, .adapter = whole});
+    const AdapterOptions rows{.type = type, .lora_r = 3, .init_lora_weights = LoraInit::pissa};
+    expect_the_same(config(false, 4), {.dtype = Dtype::fp32, .adapter = rows, .trainable_token_ids = {3, 8, 1}});
+  }
+}
+
 TEST_F(Sharded, AndOverOneInNf4) {
   for (const std::int64_t experts : {0, 4})
     expect_the_same(config(false, experts),

@@ -86,11 +86,9 @@ std::int64_t check_config(const json& file, Obstacles& obstacles) {
       obstacles.add(fmt::format("init_lora_weights is {}, which goes with other base weights", init.dump()),
                     "convert it with PEFT's path_initial_model_for_weight_conversion");
   }
-  std::int64_t rank = value_of(file, "r").is_number_integer() ? file.at("r").get<std::int64_t>() : 8;
-  if (const json pattern = value_of(file, "rank_pattern"); pattern.is_object())
-    for (const json& other : pattern)
-      if (other.is_number_integer()) rank = std::max(rank, other.get<std::int64_t>());
-  return check_rank(rank, obstacles);
+  if (is_true(value_of(file, "alpha_pattern")) || is_true(value_of(file, "rank_pattern")))
+    obstacles.add("ranks or alphas differ between modules, and vLLM scales all by lora_alpha / r", kMerge);
+  return check_rank(value_of(file, "r").is_number_integer() ? file.at("r").get<std::int64_t>() : 8, obstacles);
 }
 
 /// Collects the modules that the factors belong to; complains of tensors that are no factors.
@@ -170,7 +168,12 @@ std::int64_t check_vllm(const ModelConfig& config, const fs::path& folder) {
 
 void check_vllm(const ModelConfig& config, const AdapterOptions& adapter) {
   Obstacles obstacles;
-  check_rank(adapter.lora_r, obstacles);
+  check_rank(adapter.init_lora_weights == LoraInit::pissa ? 2 * adapter.lora_r : adapter.lora_r, obstacles);
+  if (adapter.use_dora) obstacles.add("use_dora is true", kMerge);
+  if (!adapter.rank_pattern.empty() || !adapter.alpha_pattern.empty())
+    obstacles.add("ranks or alphas differ between modules, and vLLM scales all by lora_alpha / r", kMerge);
+  for (const std::string& module : adapter.modules_to_save)
+    obstacles.add(fmt::format("modules_to_save has {}", module), kMerge);
   std::set<std::string> modules;  // of a layer
   for (const std::string& name : adapted_modules(adapter, config)) {
     if (!among(name, {"w1", "w2", "w3"})) modules.insert(name);

@@ -92,6 +92,9 @@ fs::path export_model(const ExportOptions& options, const ExportSource& source, 
     merged.emplace(quantized ? static_cast<const WeightSource&>(*quantized) : *base.weights, *adapter,
                    source.adapter->string());
   }
+  if (options.separate_adapter && adapter)
+    refuse_more_than_factors(*adapter, "a graph can't add at run time",
+                             "leave --separate-adapter out: it is merged then");
   const bool is_merged = merged && !options.separate_adapter;  // what isn't merged has been checked all the same
   const WeightSource& weights = is_merged ? *merged : replaced ? *replaced : *base.weights;
   const ModelForExport model{base, weights, template_to_write(source.chat_template, base)};

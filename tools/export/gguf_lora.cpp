@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "checkpoints/gguf/names.h"
@@ -16,18 +17,29 @@ namespace tune {
 
 namespace {
 
+/// "model.layers.0.self_attn.q_proj" of "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
+std::string module_of(const std::string& name) {
+  return name.substr(kAdapterPrefix.size(), name.size() - kAdapterPrefix.size() - kFactorA.size());
+}
+
 /// "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" -> "blk.0.attn_q.weight.lora_a".
 /// A name that MergedWeights has let pass.
 std::string gguf_lora_name(const std::string& name) {
-  const std::string module = name.substr(kAdapterPrefix.size(), name.size() - kAdapterPrefix.size() - kFactorA.size());
+  const std::string module = module_of(name);
   const auto target = gguf_name(module + ".weight");
   TUNE_CHECK(target, "no GGUF name for {}", name);
   return *target + (name.ends_with(kFactorA) ? ".lora_a" : ".lora_b");
 }
 
-void write_factor(const AdapterFolder& adapter, const TensorInfo& info, std::int64_t head_dim,
+/// alpha over the rank is what llama.cpp scales by; what a module has beyond that goes into its B.
+void write_factor(const AdapterFolder& adapter, const TensorInfo& info, std::int64_t head_dim, double alpha,
                   const std::string& target, GgufWriter& writer) {
   std::vector<float> values = read_factor(adapter, info.name);
+  const std::string module = module_of(info.name);
+  const double rank = static_cast<double>(adapter.config().rank_of(module)),
+               more = adapter.config().scale_of(module) * rank / alpha;
+  if (info.name.ends_with(kFactorB) && std::abs(more - 1) > 1e-12)
+    for (float& value : values) value = static_cast<float>(value * more);
   if (info.name.ends_with(kFactorB) && rows_are_permuted(info.name))  // the rows of B are those of the weight
     permute_rows_for_gguf(values, info.shape.back(), head_dim);
   writer.write_tensor(target, std::as_bytes(std::span(values)));
@@ -69,8 +81,10 @@ void export_gguf_lora(const BaseModel& base, const std::filesystem::path& adapte
                       const std::filesystem::path& output) {
   const AdapterFolder adapter(adapter_folder);
   const MergedWeights checked(*base.weights, adapter, adapter_folder.string());
+  refuse_more_than_factors(adapter, "llama.cpp has no place for", "export a merged model instead: --format gguf");
   // llama.cpp scales by alpha / rank, knows no other rule, and takes alpha 0 for "no scale"
-  const double alpha = adapter.config().scale() * static_cast<double>(adapter.config().r);
+  const std::string first = module_of(adapter.tensors().front().name);
+  const double alpha = adapter.config().scale_of(first) * static_cast<double>(adapter.config().rank_of(first));
   if (alpha == 0)
     throw Error{Fault::data,
                 {adapter_folder.string()},
@@ -87,7 +101,8 @@ void export_gguf_lora(const BaseModel& base, const std::filesystem::path& adapte
   for (const Target& target : targets) infos.push_back(target.info);
   GgufWriter writer(output, metadata, std::move(infos));
   for (const auto& [info, factors] : targets)
-    for (const TensorInfo& factor : factors) write_factor(adapter, factor, base.config.head_dim, info.name, writer);
+    for (const TensorInfo& factor : factors)
+      write_factor(adapter, factor, base.config.head_dim, alpha, info.name, writer);
   writer.close();
 }
 

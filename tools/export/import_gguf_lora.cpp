@@ -88,28 +88,28 @@ void append_factors(const BaseModel& base, const GgufFile& file, const GgufTenso
   }
 }
 
-/// "q_proj" of "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
-std::string module_name(const std::string& key) {
-  const std::string_view module = std::string_view(key).substr(0, key.size() - kFactorA.size());
-  return std::string(module.substr(module.rfind('.') + 1));
+/// "model.layers.0.self_attn.q_proj" of "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
+std::string module_of(const std::string& key) {
+  return key.substr(kAdapterPrefix.size(), key.size() - kAdapterPrefix.size() - kFactorA.size());
 }
+
+std::int64_t rank_of(const Factor& factor) { return factor.shape[factor.name.ends_with(kFactorA) ? 0 : 1]; }
 
 AdapterConfig config_of(const BaseModel& base, const GgufFile& file, const std::vector<Factor>& factors) {
   std::set<std::string> modules;
-  std::set<std::int64_t> ranks;
-  for (const Factor& factor : factors) {
-    modules.insert(module_name(factor.name));
-    ranks.insert(factor.shape[factor.name.ends_with(kFactorA) ? 0 : 1]);
-  }
-  if (ranks.size() != 1)
-    refuse(file.path(), fmt::format("has factors of {} different ranks", ranks.size()),
-           "only adapters of one rank can be converted");
-  const std::int64_t rank = *ranks.begin();
+  AdapterConfig config{.base_model_name_or_path = base.path.string(), .r = rank_of(factors.front())};
   const double alpha = file.real("adapter.lora.alpha", 0.0);  // llama.cpp: 0 = not scaled
-  return {.base_model_name_or_path = base.path.string(),
-          .r = rank,
-          .lora_alpha = alpha == 0 ? static_cast<double>(rank) : alpha,
-          .target_modules = {modules.begin(), modules.end()}};
+  config.lora_alpha = alpha == 0 ? static_cast<double>(config.r) : alpha;
+  for (const Factor& factor : factors) {
+    const std::string module = module_of(factor.name);
+    modules.insert(module.substr(module.rfind('.') + 1));
+    if (const std::int64_t rank = rank_of(factor); rank != config.r) {
+      config.rank_pattern[module] = rank;
+      if (alpha == 0) config.alpha_pattern[module] = static_cast<double>(rank);
+    }
+  }
+  config.target_modules = {modules.begin(), modules.end()};
+  return config;
 }
 
 }  // namespace

@@ -57,7 +57,8 @@ std::string training_of(const Recipe& recipe) {
   };
   row("stage", std::string(spelling(recipe.stage)));
   if (has_adapter(recipe.adapter))
-    row(recipe.adapter.type == AdapterType::qlora ? "QLoRA (base in NF4)" : "LoRA",
+    row(fmt::format("{}{}", recipe.adapter.type == AdapterType::qlora ? "QLoRA (base in NF4)" : "LoRA",
+                    recipe.adapter.use_dora ? " with DoRA" : ""),
         fmt::format("rank {}, alpha {:g}, dropout {:g} on {}", recipe.adapter.lora_r, recipe.adapter.lora_alpha,
                     recipe.adapter.lora_dropout, fmt::join(recipe.adapter.lora_target_modules, ", ")));
   else

@@ -107,6 +107,12 @@ Finding of_adapter(const fs::path& folder) {
           .facts = {{"base_model", config.base_model_name_or_path},
                     {"lora_r", config.r},
                     {"lora_alpha", config.lora_alpha},
+                    {"use_rslora", config.use_rslora},
+                    {"use_dora", config.use_dora},
+                    {"rank_pattern", config.rank_pattern},
+                    {"alpha_pattern", config.alpha_pattern},
+                    {"modules_to_save", config.modules_to_save},
+                    {"trainable_token_indices", config.trainable_token_indices},
                     {"lora_target_modules", config.target_modules}},
           .tensors = adapter.tensors()};
 }

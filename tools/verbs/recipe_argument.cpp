@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "checkpoints/peft/adapter_folder.h"
+#include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/lookup.h"
 #include "recipes/schema/reader.h"
@@ -67,10 +68,19 @@ void choose_adapter(Recipe& recipe, const std::string& adapter) {
   // of a recipe with qlora the adapter was trained on a base in NF4: there it says what it has learnt
   recipe.adapter = {.type = trained == AdapterType::none ? AdapterType::lora : trained,
                     .lora_r = config.r,
-                    .lora_alpha = config.scale() * static_cast<double>(config.r),  // rsLoRA's scale folded in
+                    .lora_alpha = config.lora_alpha,
                     .lora_dropout = 0,
+                    .use_rslora = config.use_rslora,
+                    .use_dora = config.use_dora,
+                    .rank_pattern = config.rank_pattern,
+                    .alpha_pattern = config.alpha_pattern,
                     .lora_target_modules = config.target_modules,
+                    .modules_to_save = config.modules_to_save,
                     .init_adapter = folder.string()};
+  if (config.trainable_token_indices.empty()) return;
+  const auto tokenizer = open_tokenizer(recipe.model.base_model);
+  for (const std::int64_t id : config.trainable_token_indices)
+    recipe.adapter.trainable_tokens.push_back(tokenizer->token_text(static_cast<std::int32_t>(id)));
 }
 
 }  // namespace tune

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -25,6 +26,11 @@ struct Decoder::Parts {
   at::Tensor embedding, head, final_norm;  // head is embedding where they are tied
   at::Tensor embedding_master, head_master, final_norm_master;
   at::Tensor embedding_gradient, head_gradient, final_norm_gradient;
+  // Beside an adapter: copies that are trained (modules_to_save), and rows that stand in for the embedding's own
+  // (trainable_tokens). What they are copies of stays, for passes without the adapter.
+  at::Tensor trained_embedding, trained_head;
+  at::Tensor token_rows, token_rows_master, token_gradient;  // [tokens, hidden]
+  at::Tensor row_of_token;                                   // [vocab] int64, -1 = the embedding's own
   std::vector<std::unique_ptr<Layer>> layers;
   std::vector<Parameter> trained;
   std::vector<std::size_t> first_trained;  // of each layer; then of what follows the layers
@@ -63,6 +69,11 @@ struct Decoder::Parts {
   Sequence make_sequence(const std::vector<std::int32_t>& positions, std::vector<std::int32_t> document_starts);
   Sequence make_sequence(const PackedBatch& batch);
   void collect_trained();
+  void add_trained(const char* name, at::Tensor& value, at::Tensor& master, at::Tensor& gradient, bool decays = true);
+  void copy_whole_modules();
+  at::Tensor embedded(const at::Tensor& ids) const;
+  void add_embedding_gradients(const at::Tensor& d_x);
+  void start_adapters();
   std::vector<WeightSlot> make_weights(const WeightSource& weights);
 };
 
@@ -103,7 +114,7 @@ Sequence Decoder::Parts::make_sequence(const std::vector<std::int32_t>& position
   return {.positions = on_device(positions, options),
           .document_starts = std::move(document_starts),
           .rope = rope,
-          .adapter_on = adapter_on,
+          .adapter = adapter_on ? AdapterUse::on : AdapterUse::off,
           .dropout = dropout_on ? options.adapter.lora_dropout : 0.0,
           .dropout_seed = mixed(static_cast<std::uint64_t>(options.seed), static_cast<std::uint64_t>(step),
                                 static_cast<std::uint64_t>(micro_batch))};
@@ -132,26 +143,77 @@ Sequence Decoder::Parts::make_sequence(const PackedBatch& batch) {
   return sequence;
 }
 
+void Decoder::Parts::add_trained(const char* name, at::Tensor& value, at::Tensor& master, at::Tensor& gradient,
+                                 bool decays) {
+  master = value.scalar_type() == at::kFloat ? value : value.to(at::kFloat);
+  if (options.training) gradient = at::zeros_like(master);
+  trained.push_back({.name = name, .value = value, .master = master, .gradient = gradient, .decays = decays});
+}
+
+void Decoder::Parts::copy_whole_modules() {
+  const std::vector<std::string>& whole = options.adapter.modules_to_save;
+  const auto saves = [&](const char* name) { return std::find(whole.begin(), whole.end(), name) != whole.end(); };
+  take(0);
+  if (saves("embed_tokens")) trained_embedding = embedding.clone();
+  if (const std::vector<std::int32_t>& ids = options.trainable_token_ids; !ids.empty()) {
+    const at::Tensor rows = on_device(ids, options).to(at::kLong);
+    token_rows = embedding.index_select(0, rows);
+    row_of_token = at::full({config.vocab_size}, -1, rows.options());
+    row_of_token.index_copy_(0, rows, at::arange(rows.size(0), rows.options()));
+  }
+  leave(0);
+  if (!saves("lm_head")) return;
+  take(tail());
+  trained_head = head.clone();
+  leave(tail());
+}
+
 void Decoder::Parts::collect_trained() {
-  const auto add = [&](const char* name, at::Tensor& value, at::Tensor& master, at::Tensor& gradient, bool decays) {
-    master = value.scalar_type() == at::kFloat ? value : value.to(at::kFloat);
-    gradient = at::zeros_like(master);
-    trained.push_back({.name = name, .value = value, .master = master, .gradient = gradient, .decays = decays});
-  };
   const bool full = !has_adapter(options.adapter);
-  if (full) add("model.embed_tokens.weight", embedding, embedding_master, embedding_gradient, true);
+  if (full) add_trained("model.embed_tokens.weight", embedding, embedding_master, embedding_gradient);
+  if (!full) copy_whole_modules();
+  if (trained_embedding.defined())
+    add_trained("base_model.model.model.embed_tokens.weight", trained_embedding, embedding_master, embedding_gradient);
+  if (token_rows.defined())
+    add_trained("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", token_rows,
+                token_rows_master, token_gradient);
   for (auto& layer : layers) {
     first_trained.push_back(trained.size());
     if (full) layer->train_weights(options.train_router, false);
     layer->append_parameters(trained);
   }
   first_trained.push_back(trained.size());
+  if (trained_head.defined()) add_trained("base_model.model.lm_head.weight", trained_head, head_master, head_gradient);
   if (!full) return;
-  add("model.norm.weight", final_norm, final_norm_master, final_norm_gradient, false);
+  add_trained("model.norm.weight", final_norm, final_norm_master, final_norm_gradient, false);
   if (config.tie_word_embeddings)
     head_gradient = embedding_gradient;
   else
-    add("lm_head.weight", head, head_master, head_gradient, true);
+    add_trained("lm_head.weight", head, head_master, head_gradient);
+}
+
+at::Tensor Decoder::Parts::embedded(const at::Tensor& wanted) const {
+  at::Tensor x = (adapter_on && trained_embedding.defined() ? trained_embedding : embedding).index_select(0, wanted);
+  if (!adapter_on || !token_rows.defined()) return x;
+  const at::Tensor rows = row_of_token.index_select(0, wanted), places = rows.ge(0).nonzero().flatten();
+  return x.index_copy_(0, places, token_rows.index_select(0, rows.index_select(0, places)));
+}
+
+void Decoder::Parts::add_embedding_gradients(const at::Tensor& d_x) {
+  if (embedding_gradient.defined()) add_rows_(embedding_gradient, ids, d_x.to(at::kFloat));
+  if (!token_gradient.defined()) return;
+  const at::Tensor rows = row_of_token.index_select(0, ids), places = rows.ge(0).nonzero().flatten();
+  add_rows_(token_gradient, rows.index_select(0, places), d_x.index_select(0, places).to(at::kFloat));
+}
+
+// What adapters take from the weights that they are put on.
+void Decoder::Parts::start_adapters() {
+  if (!options.adapter.use_dora && options.adapter.init_lora_weights == LoraInit::standard) return;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    take(i + 1);
+    for (LinearGroup* group : layers[i]->groups()) group->start_adapter(options);
+    leave(i + 1);
+  }
 }
 
 // Makes the weights, unit by unit. Without a keeper they are still to be filled: the slots say with what.
@@ -226,6 +288,7 @@ Decoder::Decoder(const ModelConfig& config, const WeightSource& weights, const D
     p.first_trained.assign(p.layers.size() + 1, 0);
   else if (options.training || adapted)
     p.collect_trained();
+  if (adapted) p.start_adapters();
   if (adapted && !options.adapter.init_adapter.empty()) load_adapter(options.adapter, p.trained);
 }
 
@@ -237,7 +300,9 @@ bool Decoder::has_keeper() const { return parts_->keeper != nullptr; }
 bool Decoder::trains_slices() const { return parts_->trains_slices(); }
 std::vector<Parameter>& Decoder::trained() { return parts_->trained; }
 void Decoder::set_adapter_enabled(bool enabled) { parts_->adapter_on = enabled; }
-const at::Tensor& Decoder::head_weight() const { return parts_->head; }
+const at::Tensor& Decoder::head_weight() const {
+  return parts_->adapter_on && parts_->trained_head.defined() ? parts_->trained_head : parts_->head;
+}
 at::Tensor Decoder::head_gradient() { return parts_->head_gradient; }
 
 void Decoder::set_step(std::int64_t step, std::int64_t micro_batch) {
@@ -252,7 +317,7 @@ template <typename Pass>
 at::Tensor Decoder::Parts::through_layers(const at::Tensor& input, bool keep, Pass&& pass) {
   if (tail() != 0) leave_tail();
   take(0, 1);
-  at::Tensor x = embedding.index_select(0, input);
+  at::Tensor x = embedded(input);
   if (dropout_on && options.neftune_noise_alpha > 0)
     add_neftune_noise_(x, sequence.document_starts, options.neftune_noise_alpha,
                        mixed(kNoise, sequence.dropout_seed, 0));
@@ -341,7 +406,7 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
     if (p.gradients_ready) p.gradients_ready(p.first_trained[layer]);
   };
   ready(p.layers.size());
-  const bool embedding_trained = p.embedding_gradient.defined();
+  const bool embedding_trained = p.embedding_gradient.defined() || p.token_gradient.defined();
   for (std::size_t i = p.layers.size(); i-- > 0;) {
     LayerTape& tape = p.tapes[i];
     p.take(i + 1, i > 0 ? std::optional(i) : std::nullopt);
@@ -357,7 +422,7 @@ void Decoder::backward(const at::Tensor& d_hidden, const at::Tensor& row_index, 
   }
   if (embedding_trained) {
     if (p.keeper && !tied) p.keeper->take_gradients(0);
-    add_rows_(p.embedding_gradient, p.ids, d_x.to(at::kFloat));
+    p.add_embedding_gradients(d_x);
     pass_on(0);
   }
   if (tied) p.leave_tail();  // the optimizer changes what was gathered
@@ -373,7 +438,8 @@ at::Tensor Decoder::forward_cached(const std::vector<std::int32_t>& ids, KeyValu
   for (std::int32_t i = 0; i < count; ++i)
     positions[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(cache.tokens) + i;
   no_dropout();
-  const Sequence sequence = p.make_sequence(positions, {0, count});
+  Sequence sequence = p.make_sequence(positions, {0, count});
+  if (cache.tokens > 0 && p.adapter_on) sequence.adapter = AdapterUse::unchanged;
   cache.layers.resize(p.layers.size());
   const at::Tensor x = p.through_layers(on_device(ids, p.options), false, [&](std::size_t i, const at::Tensor& input) {
     return p.layers[i]->forward_cached(input, sequence, cache.layers[i]);
@@ -386,7 +452,7 @@ std::string Decoder::first_overflow(const PackedBatch& batch) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   Parts& p = *parts_;
   const Sequence sequence = p.make_sequence(batch);
-  at::Tensor x = p.embedding.index_select(0, on_device(batch.ids, p.options));
+  at::Tensor x = p.embedded(on_device(batch.ids, p.options));
   std::string found = overflow_of("model.embed_tokens", x);
   for (std::size_t i = 0; found.empty() && i < p.layers.size(); ++i) {
     LayerTape tape;

@@ -12,29 +12,19 @@
 #include "checkpoints/weights.h"
 #include "data/batch.h"
 #include "recipes/schema/recipe.h"
+#include "train/model/parameter.h"
 
 namespace tune {
 
 class InputStatistics;
 class WeightKeeper;
 
-/// One trained tensor. `value` is what the forward reads; where that is not fp32 the optimizer works on `master` and
-/// value is rounded from it after each step. It may be a slice of a tensor: parallel/sharded_weights.h. gradient [as
-/// value] fp32, summed over micro-batches, zero after a step.
-struct Parameter {
-  std::string name;   // PEFT's key for adapters ("base_model.model.….lora_A.weight"), the Hugging Face name else
-  at::Tensor value;   // may be a strided view
-  at::Tensor master;  // fp32, contiguous; the very same tensor as value where that is fp32 and contiguous
-  at::Tensor gradient;
-  bool decays = true;     // false for norms: weight decay leaves them alone
-  double rate_scale = 1;  // its learning rate is so many times that of the schedule
-};
-
 struct DecoderOptions {
-  Dtype dtype = Dtype::bf16;   // of weights and activations
-  std::string device = "cpu";  // as at::Device reads it
-  AdapterOptions adapter;      // type none: every weight is trained
-  bool training = true;        // false: no gradient buffers, nothing is trained
+  Dtype dtype = Dtype::bf16;                      // of weights and activations
+  std::string device = "cpu";                     // as at::Device reads it
+  AdapterOptions adapter;                         // type none: every weight is trained
+  std::vector<std::int32_t> trainable_token_ids;  // beside an adapter: of adapter.trainable_tokens
+  bool training = true;                           // false: no gradient buffers, nothing is trained
   bool gradient_checkpointing = false;
   bool train_router = false;          // full fine-tuning: the routers' weights, too
   double neftune_noise_alpha = 0.0;   // of the noise that set_step() turns on with the dropout; 0 = none
@@ -106,8 +96,8 @@ class Decoder {
   /// "" where none before lm_head does. For reports: slow, and not with a keeper.
   std::string first_overflow(const PackedBatch& batch);
 
-  /// lm_head [vocab, hidden] and, where it is trained, its fp32 gradient (else undefined). With a keeper it is there
-  /// from the end of a forward pass to the beginning of the next pass, backward or forward.
+  /// lm_head [vocab, hidden] as the adapter has it and, where it is trained, its fp32 gradient (else undefined). With a
+  /// keeper it is there from the end of a forward pass to the beginning of the next pass, backward or forward.
   const at::Tensor& head_weight() const;
   at::Tensor head_gradient();
 

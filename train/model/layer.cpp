@@ -89,14 +89,14 @@ void Layer::append_parameters(std::vector<Parameter>& parameters) {
 at::Tensor Layer::forward(const at::Tensor& x, const Sequence& sequence, LayerTape* tape) const {
   const RmsNormResult norm_1 = rms_norm(x, input_norm, eps_);
   sequence.collect(qkv_, norm_1.y);
-  at::Tensor rotated = qkv_.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter_on,
+  at::Tensor rotated = qkv_.forward(norm_1.y, tape != nullptr ? &tape->qkv_down : nullptr, sequence.adapter,
                                     sequence.dropout_key(index_, kQkv));
   rope_(rotated, shape_.query_heads + shape_.kv_heads, shape_.head_dim, sequence.positions, sequence.rope, false);
   const AttentionResult attended = attention(sequence.to_attended(rotated), sequence.attention_starts(), shape_);
   const at::Tensor out = sequence.from_attended(attended.out);
   sequence.collect(o_, out);
   at::Tensor middle =
-      o_.forward(out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter_on, sequence.dropout_key(index_, kO));
+      o_.forward(out, tape != nullptr ? &tape->o_down : nullptr, sequence.adapter, sequence.dropout_key(index_, kO));
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
   at::Tensor y = mlp_.forward(norm_2.y, sequence, tape != nullptr ? &tape->mlp : nullptr);
   y.add_(middle);
@@ -144,7 +144,7 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const Sequence& sequence, 
   const std::int64_t d = shape_.head_dim, group = shape_.query_heads / shape_.kv_heads, tokens = x.size(0);
   const std::int64_t q_columns = shape_.query_heads * d, kv_columns = shape_.kv_heads * d;
   const RmsNormResult norm_1 = rms_norm(x, input_norm, eps_);
-  at::Tensor rotated = qkv_.forward(norm_1.y, nullptr, sequence.adapter_on, {});
+  at::Tensor rotated = qkv_.forward(norm_1.y, nullptr, sequence.adapter, {});
   rope_(rotated, shape_.query_heads + shape_.kv_heads, d, sequence.positions, sequence.rope, false);
   const at::Tensor new_kv = rotated.narrow(1, q_columns, 2 * kv_columns);
   const bool first = !cache.defined();
@@ -162,7 +162,7 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const Sequence& sequence, 
     const at::Tensor scores = at::matmul(query, keys).to(at::kFloat).div_(std::sqrt(static_cast<double>(d)));
     attended = at::matmul(at::softmax(scores, -1).to(values.scalar_type()), values).reshape({tokens, q_columns});
   }
-  at::Tensor middle = o_.forward(attended, nullptr, sequence.adapter_on, {});
+  at::Tensor middle = o_.forward(attended, nullptr, sequence.adapter, {});
   const RmsNormResult norm_2 = add_rms_norm_(middle, x, post_attention_norm, eps_);
   return mlp_.forward(norm_2.y, sequence, nullptr).add_(middle);
 }

@@ -1,32 +1,20 @@
 #include "train/model/linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "checkpoints/quantize/nf4.h"
 #include "recipes/schema/error.h"
 #include "train/model/dtype.h"
 #include "train/model/overflow.h"
+#include "train/model/pissa.h"
 #include "train/model/random_stream.h"
 
 namespace tune {
 namespace {
 
 std::string leaf(const std::string& name) { return name.substr(name.rfind('.') + 1); }
-
-// FNV-1a: the same number everywhere, which std::hash does not promise.
-std::uint64_t stream_of(const std::string& name, std::int64_t seed) {
-  std::uint64_t hash = 14695981039346656037ull ^ static_cast<std::uint64_t>(seed);
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return hash;
-}
-
-std::string peft_key(const std::string& module, const char* factor) {
-  return "base_model.model." + module + "." + factor + ".weight";
-}
 
 }  // namespace
 
@@ -60,31 +48,40 @@ void LinearGroup::append_slots(std::vector<WeightSlot>& slots) {
 }
 
 void LinearGroup::add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options) {
-  std::int64_t adapted = 0;
-  for (LinearModule& module : modules_)
-    if (std::find(targets.begin(), targets.end(), leaf(module.name)) != targets.end()) module.adapter = adapted++;
-  if (adapted == 0) return;
-  adapted_ = adapted / experts_;
-  rank_ = options.adapter.lora_r;
-  scale_ = lora_scale(options.adapter);
-  b_rate_scale_ = options.adapter.loraplus_lr_ratio;
-  const at::TensorOptions computed = tensor_options(options), fp32 = computed.dtype(at::kFloat);
-  lora_a_ = at::zeros({adapted * rank_, in_}, computed);
-  lora_b_ = at::zeros({rows_, adapted_ * rank_}, computed);
-  lora_a_master_ = options.dtype == Dtype::fp32 ? lora_a_ : at::zeros_like(lora_a_, fp32);
-  const double bound = 1.0 / std::sqrt(static_cast<double>(in_));
-  for (const LinearModule& module : modules_) {
-    if (module.adapter < 0) continue;
-    // a stream of its own for each module: adding a target module leaves the others' initial values alone
-    auto generator = at::detail::createCPUGenerator(stream_of(module.name, options.seed));
-    at::Tensor initial = at::empty({rank_, in_}, at::kFloat).uniform_(-bound, bound, generator);
-    lora_a_master_.narrow(0, module.adapter * rank_, rank_).copy_(initial);
-    lora_b_master_.push_back(at::zeros({module.rows, rank_}, fp32));
+  std::vector<LoraModule> adapted;
+  for (LinearModule& module : modules_) {
+    if (std::find(targets.begin(), targets.end(), leaf(module.name)) == targets.end()) continue;
+    module.adapter = std::ssize(adapted);
+    adapted.push_back({.name = module.name, .first_row = module.first_row, .rows = module.rows});
   }
-  if (!lora_a_.is_same(lora_a_master_)) lora_a_.copy_(lora_a_master_);
-  if (!options.training) return;
-  lora_a_gradient_ = at::zeros_like(lora_a_master_);
-  for (const at::Tensor& b : lora_b_master_) lora_b_gradient_.push_back(at::zeros_like(b));
+  if (adapted.empty()) return;
+  lora_ = LoraGroup(std::move(adapted), in_, rows_, experts_, options);
+  if (options.adapter.use_dora) dora_ = Dora(lora_, rows_, options);
+}
+
+// Rows of all modules' weight.
+at::Tensor LinearGroup::rows_in_fp32(std::int64_t first, std::int64_t count) const {
+  if (!is_quantized()) return weight_.narrow(0, first, count).to(at::kFloat);
+  return nf4_dequantize(nf4_, {.first_row = first, .rows = count, .columns = in_}, at::kFloat);
+}
+
+void LinearGroup::start_adapter(const DecoderOptions& options) {
+  if (lora_.empty()) return;
+  if (!dora_.empty()) {
+    constexpr std::int64_t kRows = 1024;  // at a time in fp32
+    std::vector<at::Tensor> squares;
+    for (std::int64_t first = 0; first < rows_; first += kRows)
+      squares.push_back(rows_in_fp32(first, std::min(kRows, rows_ - first)).square_().sum(1));
+    dora_.start_at(at::cat(squares));
+  }
+  if (options.adapter.init_lora_weights != LoraInit::pissa) return;
+  for (std::size_t i = 0; i < lora_.modules().size(); ++i) {
+    const LoraModule& module = lora_.modules()[i];
+    const PrincipalFactors factors =
+        principal_factors(rows_in_fp32(module.first_row, module.rows), module.rank, module.scale,
+                          options.adapter.pissa_iter, stream_of(module.name, options.seed));
+    lora_.start_at(i, factors.a, factors.b);
+  }
 }
 
 void LinearGroup::train_weights(bool kept) {
@@ -96,65 +93,34 @@ void LinearGroup::train_weights(bool kept) {
   weight_gradient_ = at::zeros_like(weight_master_);
 }
 
-at::Tensor LinearGroup::dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const {
-  if (dropout.probability == 0) return x;
-  const auto generator = random_stream(x.device(), dropout.seed + static_cast<std::uint64_t>(adapter));
-  const double keep = 1 - dropout.probability;
-  // 1 / keep as a factor of its own: rounded to bf16 inside the mask it would be off by up to 0.4 %
-  return (x * at::empty_like(x).bernoulli_(keep, generator)).mul_(1 / keep);
+at::Tensor LinearGroup::product(const at::Tensor& x, const RowGroups& groups) const {
+  return is_quantized() ? nf4_matmul_nt(x, nf4_, groups) : grouped_matmul_nt(x, weight_, groups);
 }
 
-// The i-th adapted module's A of all experts, one below the other.
-at::Tensor LinearGroup::factor_a(std::int64_t adapter) const {
-  return lora_a_.view({experts_, adapted_ * rank_, in_})
-      .narrow(1, adapter * rank_, rank_)
-      .reshape({experts_ * rank_, in_});
-}
-
-at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout,
+at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, AdapterUse adapter, const DropoutKey& dropout,
                                 const RowGroups& groups) const {
-  at::Tensor y = is_quantized() ? nf4_matmul_nt(x, nf4_, groups) : grouped_matmul_nt(x, weight_, groups);
-  if (adapted_ == 0 || !adapter_on) return y;
-  at::Tensor projected;
-  if (dropout.probability == 0) {
-    projected = grouped_matmul_nt(x, lora_a_, groups);
-  } else {
-    projected = at::empty({x.size(0), adapted_ * rank_}, x.options());
-    for (std::int64_t i = 0; i < adapted_; ++i)
-      projected.narrow(1, i * rank_, rank_).copy_(grouped_matmul_nt(dropped(x, i, dropout), factor_a(i), groups));
-  }
-  add_grouped_matmul_nt_(y, projected, lora_b_, scale_, groups);
+  at::Tensor y = product(x, groups);
+  if (lora_.empty() || adapter == AdapterUse::off) return y;
+  const at::Tensor projected = lora_.add_to_(y, x, dropout, groups);
   if (down != nullptr) *down = projected;
+  if (dora_.empty()) return y;
+  if (adapter == AdapterUse::on || !dora_.measured()) dora_.measure(lora_, product(lora_.a(), {}));
+  dora_.scale_(y);
   return y;
 }
 
-at::Tensor LinearGroup::backward(const at::Tensor& d_y, const at::Tensor& x, const at::Tensor& down, bool want_d_x,
+at::Tensor LinearGroup::backward(const at::Tensor& gradient, const at::Tensor& x, const at::Tensor& down, bool want_d_x,
                                  const DropoutKey& dropout, const RowGroups& groups) {
+  at::Tensor d_y = gradient;
   if (weight_gradient_.defined()) weight_gradient_.add_(grouped_matmul_tn(d_y, x, groups));
+  if (!dora_.empty()) {  // its input once more: keeping it would take as much memory as all else on the tape
+    at::Tensor y = product(x, groups);
+    lora_.add_projected_to_(y, down, groups);
+    d_y = dora_.backward(gradient, y);
+  }
   at::Tensor d_x;
   if (want_d_x) d_x = is_quantized() ? nf4_matmul_nn(d_y, nf4_, groups) : grouped_matmul_nn(d_y, weight_, groups);
-  if (adapted_ == 0) return d_x;
-
-  const at::Tensor d_b = grouped_matmul_tn(d_y, down, groups);  // only its diagonal blocks belong to the adapters
-  for (const LinearModule& module : modules_) {
-    if (module.adapter < 0) continue;
-    const at::Tensor block =
-        d_b.narrow(0, module.first_row, module.rows).narrow(1, module.adapter % adapted_ * rank_, rank_);
-    lora_b_gradient_[static_cast<std::size_t>(module.adapter)].add_(block, scale_);
-  }
-  const at::Tensor d_down = grouped_matmul_nn(d_y, lora_b_, groups).mul_(scale_);
-  if (dropout.probability == 0) {
-    lora_a_gradient_.add_(grouped_matmul_tn(d_down, x, groups));
-    if (want_d_x) add_grouped_matmul_nn_(d_x, d_down, lora_a_, groups);
-    return d_x;
-  }
-  for (std::int64_t i = 0; i < adapted_; ++i) {
-    const at::Tensor part = d_down.narrow(1, i * rank_, rank_).contiguous();
-    lora_a_gradient_.view({experts_, adapted_ * rank_, in_})
-        .narrow(1, i * rank_, rank_)
-        .add_(grouped_matmul_tn(part, dropped(x, i, dropout), groups).view({experts_, rank_, in_}));
-    if (want_d_x) d_x.add_(dropped(grouped_matmul_nn(part, factor_a(i), groups), i, dropout));
-  }
+  if (!lora_.empty()) lora_.backward(d_y, x, down, d_x, dropout, groups);
   return d_x;
 }
 
@@ -184,20 +150,9 @@ void LinearGroup::append_parameters(std::vector<Parameter>& parameters) {
                             .gradient = weight_gradient_.narrow(0, module.first_row, module.rows)});
     }
     if (module.adapter < 0) continue;
-    const std::int64_t first = module.adapter * rank_;
-    const auto index = static_cast<std::size_t>(module.adapter);
-    const bool trained = lora_a_gradient_.defined();
-    const at::Tensor a = lora_a_.narrow(0, first, rank_);
-    parameters.push_back({.name = peft_key(module.name, "lora_A"),
-                          .value = a,
-                          .master = lora_a_master_.is_same(lora_a_) ? a : lora_a_master_.narrow(0, first, rank_),
-                          .gradient = trained ? lora_a_gradient_.narrow(0, first, rank_) : at::Tensor()});
-    parameters.push_back(
-        {.name = peft_key(module.name, "lora_B"),
-         .value = lora_b_.narrow(0, module.first_row, module.rows).narrow(1, module.adapter % adapted_ * rank_, rank_),
-         .master = lora_b_master_[index],
-         .gradient = trained ? lora_b_gradient_[index] : at::Tensor(),
-         .rate_scale = b_rate_scale_});
+    const auto adapter = static_cast<std::size_t>(module.adapter);
+    lora_.append_parameters(adapter, parameters);
+    if (!dora_.empty()) dora_.append_parameter(lora_.modules()[adapter], parameters);
   }
 }
 

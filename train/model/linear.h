@@ -8,7 +8,9 @@
 #include "train/kernels/grouped_matmul.h"
 #include "train/kernels/nf4.h"
 #include "train/model/decoder.h"
+#include "train/model/dora.h"
 #include "train/model/load.h"
+#include "train/model/lora.h"
 
 namespace tune {
 
@@ -17,18 +19,11 @@ struct LinearModule {
   std::string name;  // "model.layers.0.self_attn.q_proj"
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
-  std::int64_t adapter = -1;  // its place among the group's adapted modules, -1 = none
+  std::int64_t adapter = -1;  // its place in the group's LoraGroup, -1 = none
 };
 
-/// Which dropout mask: stateless, so that the backward pass and a resumed run draw the same one. 0 = no dropout.
-struct DropoutKey {
-  double probability = 0;
-  std::uint64_t seed = 0;  // of (seed, step, micro-batch, group)
-};
-
-/// Linear layers that read the same input, as one product: y = x W^T + scale * (x A^T) B^T with the modules' weights
-/// one below the other. The adapters' A lie one below the other too; their B are the blocks of one block-diagonal
-/// matrix. (Hu et al. 2021. Four products a group, whatever the number of modules.)
+/// Linear layers that read the same input, as one product: y = x W^T with the modules' weights one below the other, and
+/// their adapters' part (train/model/lora.h, dora.h). Four products a group, whatever the number of modules.
 ///
 /// A frozen weight may be kept in NF4 (QLoRA): it computes as its dequantised values would.
 ///
@@ -46,8 +41,11 @@ class LinearGroup {
   /// Where the modules' weights are to be read to.
   void append_slots(std::vector<WeightSlot>& slots);
 
-  /// Puts a fresh adapter (A uniform in +-1/sqrt(in), B zero) on the named modules ("q_proj", ...).
+  /// Puts a fresh adapter on the named modules ("q_proj", ...).
   void add_adapter(const std::vector<std::string>& targets, const DecoderOptions& options);
+
+  /// What an adapter takes from the weights, once these can be read: DoRA the rows' lengths, PiSSA its factors.
+  void start_adapter(const DecoderOptions& options);
 
   /// Full fine-tuning: allocates fp32 masters (unless the weight is fp32) and gradients; `kept`: only the gradients'
   /// handle, whose memory a WeightKeeper has.
@@ -55,7 +53,7 @@ class LinearGroup {
 
   /// x [tokens, in] -> [tokens, rows of an expert]. Into `down` goes x A^T, which the backward needs (undefined without
   /// adapter).
-  at::Tensor forward(const at::Tensor& x, at::Tensor* down, bool adapter_on, const DropoutKey& dropout,
+  at::Tensor forward(const at::Tensor& x, at::Tensor* down, AdapterUse adapter, const DropoutKey& dropout,
                      const RowGroups& groups = {}) const;
 
   /// Adds to the gradients of what is trained. Returns d_x, undefined unless want_d_x.
@@ -73,8 +71,8 @@ class LinearGroup {
   const at::Tensor& weight_gradient() const { return weight_gradient_; }
 
  private:
-  at::Tensor dropped(const at::Tensor& x, std::int64_t adapter, const DropoutKey& dropout) const;
-  at::Tensor factor_a(std::int64_t adapter) const;
+  at::Tensor product(const at::Tensor& x, const RowGroups& groups) const;
+  at::Tensor rows_in_fp32(std::int64_t first, std::int64_t count) const;
 
   std::vector<LinearModule> modules_;
   std::int64_t experts_ = 1;
@@ -82,11 +80,8 @@ class LinearGroup {
   at::Tensor weight_;                           // [rows, in]; undefined where it is in NF4
   Nf4Matrices nf4_;                             // a matrix a module
   at::Tensor weight_master_, weight_gradient_;  // fp32, full fine-tuning only
-  std::int64_t adapted_ = 0, rank_ = 0;         // adapted modules of an expert
-  double scale_ = 1, b_rate_scale_ = 1;
-  at::Tensor lora_a_, lora_b_;                  // [experts * adapted * r, in], [rows, adapted * r]; compute dtype
-  at::Tensor lora_a_master_, lora_a_gradient_;  // fp32
-  std::vector<at::Tensor> lora_b_master_, lora_b_gradient_;  // [module rows, r] fp32 each
+  LoraGroup lora_;
+  mutable Dora dora_;  // a pass measures the lengths that it and its backward pass use
 };
 
 }  // namespace tune

@@ -15,6 +15,7 @@
 #include "checkpoints/quantize/nf4.h"
 #include "checkpoints/quantize/nf4_weights.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/lora_shape.h"
 #include "train/model/dtype.h"
 
 namespace tune {
@@ -85,6 +86,22 @@ void load_part(const WeightSource& weights, const WeightPart& part) {
   if (!part.destination.is_cpu()) part.destination.copy_(host);
 }
 
+// An adapter that goes on is scaled as before.
+void check_scale(const std::string& parameter, const AdapterConfig& config, const AdapterOptions& options,
+                 const Place& place) {
+  constexpr std::string_view kPrefix = "base_model.model.", kFactor = ".lora_A.weight";
+  if (!parameter.ends_with(kFactor)) return;
+  const std::string module = parameter.substr(kPrefix.size(), parameter.size() - kPrefix.size() - kFactor.size());
+  const double is = config.scale_of(module), wanted = scale_of(options, module);
+  if (std::abs(is - wanted) <= 1e-9 * wanted) return;
+  const double alpha = value_for(config.alpha_pattern, module, config.lora_alpha);
+  throw Error{Fault::data, place,
+              fmt::format("the adapter of {} is scaled by {}, the recipe's is scaled by {}", module, is, wanted),
+              config.alpha_pattern.empty() && options.alpha_pattern.empty()
+                  ? fmt::format("set adapter.lora_alpha: {} (and adapter.use_rslora: {})", alpha, config.use_rslora)
+                  : fmt::format("set its alpha to {} in adapter.alpha_pattern", alpha)};
+}
+
 }  // namespace
 
 void load_parts(const WeightSource& weights, const std::vector<WeightPart>& parts) {
@@ -123,13 +140,12 @@ void load_adapter(const AdapterOptions& options, std::vector<Parameter>& paramet
     throw Error{Fault::data, place,
                 fmt::format("the adapter's rank is {}, the recipe says {}", adapter.config().r, options.lora_r),
                 fmt::format("set adapter.lora_r: {}", adapter.config().r)};
-  const double wanted = lora_scale(options);
-  if (std::abs(adapter.config().scale() - wanted) > 1e-9 * wanted)
-    throw Error{
-        Fault::data, place,
-        fmt::format("the adapter is scaled by {}, the recipe's is scaled by {}", adapter.config().scale(), wanted),
-        fmt::format("set adapter.lora_alpha: {} (and adapter.use_rslora: {})", adapter.config().lora_alpha,
-                    adapter.config().use_rslora)};
+  if (adapter.config().use_dora != options.use_dora)
+    throw Error{Fault::data, place,
+                fmt::format("this is {} adapter, the recipe says {}", adapter.config().use_dora ? "a DoRA" : "no DoRA",
+                            options.use_dora),
+                fmt::format("set adapter.use_dora: {}", adapter.config().use_dora)};
+  for (const Parameter& parameter : parameters) check_scale(parameter.name, adapter.config(), options, place);
   std::vector<std::string> mistakes;
   std::set<std::string> expected;
   for (const Parameter& parameter : parameters) {
@@ -137,9 +153,9 @@ void load_adapter(const AdapterOptions& options, std::vector<Parameter>& paramet
     const TensorInfo* stored = adapter.find(parameter.name);
     if (stored == nullptr)
       mistakes.push_back(fmt::format("{} is missing", parameter.name));
-    else if (at::IntArrayRef(stored->shape) != parameter.master.sizes())
+    else if (stored->shape != stored_shape(parameter))
       mistakes.push_back(fmt::format("{} is [{}], the model wants [{}]", parameter.name, fmt::join(stored->shape, ", "),
-                                     fmt::join(parameter.master.sizes().vec(), ", ")));
+                                     fmt::join(stored_shape(parameter), ", ")));
   }
   for (const TensorInfo& stored : adapter.tensors())
     if (expected.count(stored.name) == 0) mistakes.push_back(fmt::format("{} is not trained here", stored.name));
@@ -147,13 +163,12 @@ void load_adapter(const AdapterOptions& options, std::vector<Parameter>& paramet
     throw Error{Fault::data, place, fmt::format("the adapter does not fit: {}", fmt::join(mistakes, "; ")),
                 "give adapter.lora_target_modules and model.base_model of the run that made it"};
   for (Parameter& parameter : parameters) {
-    at::Tensor host = at::empty(parameter.master.sizes(), at::kFloat);
+    at::Tensor host = at::empty(stored_shape(parameter), at::kFloat);
     adapter.read(parameter.name, Dtype::fp32, {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()});
     if (!all_finite(host))
       throw Error{Fault::data, place, fmt::format("tensor {} holds NaN or infinity", parameter.name),
                   "take an earlier checkpoint of the run that made it"};
-    parameter.master.copy_(host);
-    if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
+    restore(parameter, host);
   }
 }
 

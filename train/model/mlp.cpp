@@ -45,13 +45,13 @@ at::Tensor Mlp::forward(const at::Tensor& x, const Sequence& sequence, MlpTape* 
   if (router_) routing = router_->route(x, sequence, tape != nullptr);
   at::Tensor rows = router_ ? routing.rows_of(x) : x;
   sequence.collect(gate_up_, rows, routing.groups);
-  at::Tensor gate_up = gate_up_.forward(rows, tape != nullptr ? &tape->gate_up_down : nullptr, sequence.adapter_on,
+  at::Tensor gate_up = gate_up_.forward(rows, tape != nullptr ? &tape->gate_up_down : nullptr, sequence.adapter,
                                         sequence.dropout_key(layer_, kGateUp), routing.groups);
   rows.reset();
   at::Tensor inner = swiglu(gate_up);
   sequence.collect(down_, inner, routing.groups);  // before the router's weights, as the published model has it
   if (router_) inner.mul_(routing.weight_of_row());
-  at::Tensor y = down_.forward(inner, tape != nullptr ? &tape->down_down : nullptr, sequence.adapter_on,
+  at::Tensor y = down_.forward(inner, tape != nullptr ? &tape->down_down : nullptr, sequence.adapter,
                                sequence.dropout_key(layer_, kDown), routing.groups);
   if (router_) y = routing.summed(y);
   if (tape != nullptr) *tape = {tape->gate_up_down, gate_up, tape->down_down, std::move(routing)};

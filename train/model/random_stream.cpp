@@ -15,6 +15,13 @@ at::Generator random_stream(const at::Device& device, std::uint64_t seed) {
   return generator;
 }
 
+// FNV-1a, which std::hash doesn't promise to be.
+std::uint64_t stream_of(const std::string& name, std::int64_t seed) {
+  std::uint64_t hash = 14695981039346656037ull ^ static_cast<std::uint64_t>(seed);
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return hash;
+}
+
 void add_neftune_noise_(at::Tensor& x, const std::vector<std::int32_t>& document_starts, double alpha,
                         std::uint64_t seed) {
   const at::Tensor noise = at::empty(x.sizes(), x.options().dtype(at::kFloat));

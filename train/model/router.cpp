@@ -53,7 +53,7 @@ Router::Router(const ModelConfig& config, std::int64_t layer, const std::string&
 Routing Router::route(const at::Tensor& x, const Sequence& sequence, bool keep) const {
   Routing routing;
   const at::Tensor logits =
-      gate.forward(x, keep ? &routing.down : nullptr, sequence.adapter_on, sequence.dropout_key(layer_, 4));
+      gate.forward(x, keep ? &routing.down : nullptr, sequence.adapter, sequence.dropout_key(layer_, 4));
   routing.probabilities = at::softmax(logits.to(at::kFloat), -1);
   std::tie(routing.weights, routing.chosen) = at::topk(routing.probabilities, chosen_, -1);
   routing.weights = routing.weights / routing.weights.sum(-1, /*keepdim=*/true);

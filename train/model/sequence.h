@@ -29,7 +29,7 @@ struct Sequence {
   at::Tensor attended_rows, kept_rows;
   std::vector<std::int32_t> attended_starts;
   RopeTable rope;
-  bool adapter_on = true;
+  AdapterUse adapter = AdapterUse::on;
   double dropout = 0;
   std::uint64_t dropout_seed = 0;  // of (seed, step, micro-batch)
   /// Experts only. Forward adds to the statistics; null where a layer is computed once more for its backward.

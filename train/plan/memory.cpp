@@ -26,19 +26,28 @@ std::int64_t program_bytes() {
   return now + kPreparedBytes;
 }
 
+bool contains(const std::vector<std::string>& names, const char* name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// PiSSA multiplies with the factors that it began with, too.
+std::int64_t width_of_a_rank(const AdapterOptions& adapter) {
+  return adapter.init_lora_weights == LoraInit::pissa ? 2 : 1;
+}
+
 // B of the modules that share an input stands in one matrix [all their rows, all their ranks], zero off the diagonal.
 std::int64_t dense_b_bytes(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element) {
   const std::vector<std::string> targets = adapted_modules(adapter, c);
-  const auto ranks = [&](std::initializer_list<const char*> names) {
-    return adapter.lora_r * std::count_if(names.begin(), names.end(), [&](const char* name) {
-             return std::find(targets.begin(), targets.end(), name) != targets.end();
-           });
+  const auto ranks = [&](std::initializer_list<const char*> names) {  // in all layers
+    std::int64_t sum = 0;
+    for (const char* name : names)
+      if (std::find(targets.begin(), targets.end(), name) != targets.end()) sum += ranks_of(adapter, c, name);
+    return sum;
   };
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  const std::int64_t elements =
-      (q + 2 * kv) * ranks({"q_proj", "k_proj", "v_proj"}) +
-      2 * c.intermediate_size * (ranks({"gate_proj", "up_proj"}) + c.num_local_experts * ranks({"w1", "w3"}));
-  return c.num_hidden_layers * elements * element;
+  return width_of_a_rank(adapter) * element *
+         ((q + 2 * kv) * ranks({"q_proj", "k_proj", "v_proj"}) +
+          2 * c.intermediate_size * (ranks({"gate_proj", "up_proj"}) + c.num_local_experts * ranks({"w1", "w3"})));
 }
 
 // What the CUDA kernels' backward pass holds beside its operands (train/kernels/attention_cuda.cpp).
@@ -122,7 +131,7 @@ std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& ad
     const std::vector<std::string> targets = adapted_modules(adapter, c);
     for (const LinearKind& linear : linear_kinds(c))
       if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
-        elements += linear.active * adapter.lora_r;
+        elements += linear.active * width_of_a_rank(adapter) * ranks_of(adapter, c, linear.name) / c.num_hidden_layers;
   }
   // log-sum-exp, two inverse norms and the router's probabilities and weights in fp32, its choices in int64
   const std::int64_t routing = c.num_local_experts > 0 ? 4 * c.num_local_experts + active * (4 + 3 * 8) : 0;
@@ -139,11 +148,13 @@ std::int64_t gradient_bucket_bytes(const Recipe& recipe, const ModelConfig& c) {
     for (const LinearKind& linear : linear_kinds(c)) add(linear.out * linear.in, linear.count * c.num_hidden_layers);
     return values * std::int64_t{sizeof(float)};
   }
+  add(c.vocab_size * c.hidden_size, std::ssize(recipe.adapter.modules_to_save));
+  add(std::ssize(recipe.adapter.trainable_tokens) * c.hidden_size, 1);
   const std::vector<std::string> targets = adapted_modules(recipe.adapter, c);
   for (const LinearKind& linear : linear_kinds(c)) {
     if (std::find(targets.begin(), targets.end(), linear.name) == targets.end()) continue;
     for (const std::int64_t side : {linear.in, linear.out})
-      add(recipe.adapter.lora_r * side, linear.count * c.num_hidden_layers);
+      add(ranks_of(recipe.adapter, c, linear.name) / c.num_hidden_layers * side, linear.count * c.num_hidden_layers);
   }
   return values * std::int64_t{sizeof(float)};
 }
@@ -171,8 +182,9 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
                                        c.num_hidden_layers * weights.beside_bytes});
   if (full && element != 4) items.push_back({"fp32 masters", trained * 4 / state_ranks});
   if (!full)
-    items.push_back(
-        {"adapter and masters", trained * (element == 4 ? 4 : 6) + dense_b_bytes(c, recipe.adapter, element)});
+    items.push_back({"adapter and masters", trained * (element == 4 ? 4 : 6) +
+                                                (width_of_a_rank(recipe.adapter) - 1) * trained * element +
+                                                dense_b_bytes(c, recipe.adapter, element)});
   items.push_back({"gradients", trained * 4 / state_ranks});
   const std::int64_t state = optimizer_state_bytes(recipe.train.optim, trained);
   items.push_back({"optimizer", state / state_ranks});
@@ -198,9 +210,12 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
                                                              : (2 * q + 2 * kv) * row);
   if (copies > 0) layer += (2 * (q + 2 * kv) + q) * plan.attended_tokens * element;  // in, gradient out, gradient in
   if (c.num_local_experts > 0) layer += (3 * c.intermediate_size + 2 * c.hidden_size) * active * row;  // rows by expert
+  if (recipe.adapter.use_dora) layer += 2 * 2 * c.intermediate_size * row;  // an output once more, and its gradient
   if (recipe.adapter.type == AdapterType::qlora) layer += nf4_working_bytes(c, tokens, element);
   if (full) {
     layer += 2 * experts * c.intermediate_size * c.hidden_size * element;
+  }
+  if (full || contains(recipe.adapter.modules_to_save, "lm_head")) {
     if (element != 4)
       loss += c.vocab_size * c.hidden_size * (element + (on_cuda(recipe) ? 0 : 4));  // oneDNN sums in fp32
   }

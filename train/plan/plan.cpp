@@ -4,9 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "recipes/schema/error.h"
+#include "recipes/schema/lora_shape.h"
 #include "train/plan/memory.h"
 
 namespace tune {
@@ -14,6 +16,35 @@ namespace {
 
 bool contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string module_path(std::int64_t layer, const std::string& linear) {
+  const bool attention = linear == "q_proj" || linear == "k_proj" || linear == "v_proj" || linear == "o_proj";
+  return fmt::format("model.layers.{}.{}.{}", layer,
+                     attention          ? "self_attn"
+                     : linear == "gate" ? "block_sparse_moe"
+                                        : "mlp",
+                     linear);
+}
+
+// A key that means no adapted module is a mistake. All experts' factors are one tensor in PEFT.
+template <class Value>
+void check_patterns(const std::map<std::string, Value>& pattern, const char* name,
+                    const std::vector<std::string>& targets, const ModelConfig& config) {
+  for (const auto& [key, value] : pattern) {
+    const bool expert = key.ends_with("w1") || key.ends_with("w2") || key.ends_with("w3");
+    bool found = false;
+    for (std::int64_t layer = 0; layer < config.num_hidden_layers && !found && !expert; ++layer)
+      found = std::any_of(targets.begin(), targets.end(),
+                          [&](const std::string& target) { return names_module(key, module_path(layer, target)); });
+    if (found) continue;
+    throw Error{Fault::recipe,
+                {},
+                expert ? fmt::format("adapter.{} has {}; all experts have the same rank and alpha", name, key)
+                       : fmt::format("adapter.{} has {}, which is no module that gets an adapter", name, key),
+                fmt::format("they are {}, or longer ends of a name such as layers.0.self_attn.q_proj",
+                            fmt::join(targets, ", "))};
+  }
 }
 
 }  // namespace
@@ -50,24 +81,37 @@ std::int64_t trainable_parameters(const ModelConfig& config, const AdapterOption
     return total_parameters(config) - (train_router ? 0 : routers);
   }
   const std::vector<std::string> targets = adapted_modules(adapter, config);
-  std::int64_t layer = 0;
+  std::int64_t all = 0;
   for (const LinearKind& linear : linear_kinds(config))
-    if (contains(targets, linear.name)) layer += linear.count * adapter.lora_r * (linear.out + linear.in);
-  return layer * config.num_hidden_layers;
+    if (contains(targets, linear.name))
+      all += linear.count * (ranks_of(adapter, config, linear.name) * (linear.out + linear.in) +
+                             (adapter.use_dora ? config.num_hidden_layers * linear.out : 0));
+  const auto rows = static_cast<std::int64_t>(adapter.modules_to_save.size()) * config.vocab_size +
+                    std::ssize(adapter.trainable_tokens);
+  return all + rows * config.hidden_size;
+}
+
+std::int64_t ranks_of(const AdapterOptions& adapter, const ModelConfig& config, const std::string& linear) {
+  if (adapter.rank_pattern.empty()) return config.num_hidden_layers * adapter.lora_r;
+  std::int64_t sum = 0;
+  for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
+    sum += rank_of(adapter, module_path(layer, linear));
+  return sum;
 }
 
 double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter) {
   const bool full = !has_adapter(adapter);
   const std::vector<std::string> targets = full ? std::vector<std::string>{} : adapted_modules(adapter, config);
-  std::int64_t weights = 0, factors = 0;  // that a token passes in a layer
+  std::int64_t weights = 0, factors = 0;  // that a token passes, in a layer and in all
   for (const LinearKind& linear : linear_kinds(config)) {
     weights += linear.active * linear.out * linear.in;
-    if (contains(targets, linear.name)) factors += linear.active * adapter.lora_r * (linear.out + linear.in);
+    if (contains(targets, linear.name))
+      factors += linear.active * ranks_of(adapter, config, linear.name) * (linear.out + linear.in);
   }
   const auto layers = static_cast<double>(config.num_hidden_layers);
   const double products = layers * static_cast<double>(weights) +
                           static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
-  return full ? 6 * products : 4 * products + 6 * layers * static_cast<double>(factors);
+  return full ? 6 * products : 4 * products + 6 * static_cast<double>(factors);
 }
 
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const ModelConfig& config) {
@@ -87,6 +131,21 @@ std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const Mo
                 {},
                 "adapter.lora_target_modules holds only one of w1 and w3, which PEFT can't load",
                 "name both, or neither"};
+  if (config.tie_word_embeddings && !(adapter.modules_to_save.empty() && adapter.trainable_tokens.empty()))
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("adapter.{}: embed_tokens and lm_head are one tensor in this model",
+                            adapter.modules_to_save.empty() ? "trainable_tokens" : "modules_to_save"),
+                "leave it out, or tune all weights (adapter.type: none)"};
+  check_patterns(adapter.rank_pattern, "rank_pattern", targets, config);
+  check_patterns(adapter.alpha_pattern, "alpha_pattern", targets, config);
+  if (adapter.use_dora && config.num_local_experts > 0)
+    for (const char* name : {"gate", "w1", "w2", "w3"})
+      if (contains(targets, name))
+        throw Error{Fault::recipe,
+                    {},
+                    fmt::format("adapter.use_dora: PEFT has no DoRA for experts and their routers ({})", name),
+                    "write adapter.lora_target_modules: [q_proj, k_proj, v_proj, o_proj], or use_dora: false"};
   return targets;
 }
 

@@ -45,6 +45,9 @@ struct LinearKind {
 };
 std::vector<LinearKind> linear_kinds(const ModelConfig& config);  // in model order
 
+/// Sum over the layers of the rank of the adapter of "q_proj".
+std::int64_t ranks_of(const AdapterOptions& adapter, const ModelConfig& config, const std::string& linear);
+
 /// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for those that
 /// the model doesn't have, and for w1 without w3 or the other way round, which PEFT can't load.
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const ModelConfig& config);

@@ -27,7 +27,7 @@ class SeparateAdapter {
 
  private:
   /// An input with an empty value by default; rank_axis: which of its two is the rank.
-  std::string declare(const std::string& name, std::int64_t other_size, std::size_t rank_axis);
+  std::string declare(const std::string& name, std::int64_t other_size, std::int64_t rank, std::size_t rank_axis);
   std::vector<std::byte> bytes_of(const std::string& input) const;
 
   const AdapterFolder& adapter_;
