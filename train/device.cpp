@@ -4,12 +4,14 @@
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "recipes/schema/error.h"
+#include "train/host_arena.h"
 #include "train/kernels/cuda.h"
 #include "train/plan/process.h"
 
@@ -94,6 +96,16 @@ std::int64_t peak_memory_bytes(const std::string& device) {
     return allocator->getDeviceStats(at::Device(device).index()).allocated_bytes[0].peak;  // 0: of all pools together
   }
   return peak_resident_bytes();
+}
+
+void free_unused_memory(const std::string& device) {
+  trim_arena();
+  malloc_trim(0);
+  forget_peak_resident_bytes();
+  auto* allocator = device == "cpu" ? nullptr : dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(at::kCUDA));
+  if (allocator == nullptr || !allocator->initialized()) return;
+  allocator->emptyCache();
+  allocator->resetPeakStats(at::Device(device).index());
 }
 
 }  // namespace tune

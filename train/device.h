@@ -35,4 +35,8 @@ void use_exact_kernels(const std::string& device, bool wanted);
 /// Peak of this process's memory so far: resident set on the CPU, allocator's peak on CUDA. Bytes.
 std::int64_t peak_memory_bytes(const std::string& device);
 
+/// Between two runs of one process: what the first one took and nobody holds any more goes back to kernel and device,
+/// and the peak begins again.
+void free_unused_memory(const std::string& device);
+
 }  // namespace tune

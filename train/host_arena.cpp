@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -96,6 +97,16 @@ void HostArena::release(void* data) {
   }
 }
 
+void HostArena::trim() {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::lock_guard lock(mutex_);
+  for (const auto& [data, size] : gaps_) {
+    const auto address = reinterpret_cast<std::uintptr_t>(data);
+    const std::uintptr_t first = (address + page - 1) / page * page, end = (address + size) / page * page;
+    if (first < end) madvise(data + (first - address), end - first, MADV_DONTNEED);
+  }
+}
+
 std::size_t HostArena::used_bytes() const {
   const std::lock_guard lock(mutex_);
   return used_;
@@ -113,6 +124,10 @@ void keep_cpu_tensors_in_arena() {
   tensors = arena.release();  // never deleted: tensors of static life may outlast main()
   static TensorAllocator allocator;
   c10::SetCPUAllocator(&allocator, 1);
+}
+
+void trim_arena() {
+  if (tensors != nullptr) tensors->trim();
 }
 
 }  // namespace tune

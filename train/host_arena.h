@@ -26,6 +26,9 @@ class HostArena {
   /// What allocate() gave.
   void release(void* data);
 
+  /// Gives the pages of all gaps back to the kernel. What is handed out is left alone.
+  void trim();
+
   std::size_t used_bytes() const;
   /// The highest address ever handed out, from the beginning: what the arena costs.
   std::size_t touched_bytes() const;
@@ -41,5 +44,8 @@ class HostArena {
 /// From here on ATen's CPU tensors lie in one HostArena, which lives as long as the program. Once a process; without
 /// effect where the kernel refuses to reserve the addresses.
 void keep_cpu_tensors_in_arena();
+
+/// What the tensors of an earlier run took there, and nobody holds any more, goes back to the kernel.
+void trim_arena();
 
 }  // namespace tune

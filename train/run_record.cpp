@@ -6,6 +6,9 @@
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
+#include <array>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -38,6 +41,7 @@ Recipe without_harmless_keys(Recipe recipe) {
   recipe.data.cache_dir.clear();
   // What lies there is known by its hash, wherever it lies.
   recipe.model.base_model.clear();
+  recipe.adapter.init_adapter.clear();
   for (auto* datasets : {&recipe.data.datasets, &recipe.data.eval_datasets})
     for (DatasetOptions& options : *datasets) options.path.clear();
   return recipe;
@@ -95,6 +99,32 @@ std::string hash_of_adapter(const std::string& folder) {
   return folder.empty() ? "" : xxh3_128_of_file(adapter_folder(folder) / kAdapterWeightsFile);
 }
 
+// What a result depends on, but for the machine. Of each that is no recipe: the key that names it.
+constexpr std::array<std::pair<const char*, const char*>, 4> kHashed = {{{"model", "model.base_model"},
+                                                                         {"init_adapter", "adapter.init_adapter"},
+                                                                         {"data", "data.datasets"},
+                                                                         {"evaluation_data", "data.eval_datasets"}}};
+
+std::map<std::string, std::string> facts_of(const Recipe& recipe, const Inputs& inputs) {
+  return {{"recipe", write_recipe(without_harmless_keys(recipe))},
+          {"data", hash_of(*inputs.train_rows)},
+          {"evaluation_data", inputs.evaluation_rows ? hash_of(*inputs.evaluation_rows) : ""},
+          {"model", hash_of(inputs.base)},
+          {"init_adapter", hash_of_adapter(recipe.adapter.init_adapter)}};
+}
+
+std::filesystem::path run_file(const std::filesystem::path& output_dir) { return output_dir / "run.json"; }
+
+Json read_json(const std::filesystem::path& file) {
+  std::ifstream stream(file);
+  return Json::parse(stream, nullptr, false);
+}
+
+std::string text_of(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
 Json as_json(const Plan& plan) {
   Json memory = Json::object();
   for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
@@ -116,20 +146,34 @@ Score score_from(const std::string& text) {
 
 }  // namespace
 
+bool is_handed_over(const Recipe& recipe, const Inputs& inputs) {
+  const std::filesystem::path folder = recipe.output_dir;
+  const Json run = read_json(run_file(folder));
+  if (!run.is_object() || !run.value("handed_over", false) || !std::filesystem::exists(folder / "final")) return false;
+  if (text_of(folder / "recipe.yaml") != write_recipe(recipe)) return false;
+  const std::map<std::string, std::string> facts = facts_of(recipe, inputs);
+  const Json then = run.value("facts", Json::object());
+  return std::all_of(kHashed.begin(), kHashed.end(),
+                     [&](const auto& hashed) { return then.value(hashed.first, "") == facts.at(hashed.first); });
+}
+
+void mark_handed_over(const std::filesystem::path& output_dir) {
+  Json run = read_json(run_file(output_dir));
+  if (!run.is_object()) return;
+  run["handed_over"] = true;
+  write_atomically(run_file(output_dir), run.dump(2) + "\n");
+}
+
 RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& plan, std::int64_t ranks)
-    : file_(std::filesystem::path(recipe.output_dir) / "run.json") {
-  facts_ = {{"recipe", write_recipe(without_harmless_keys(recipe))},
-            {"data", hash_of(*inputs.train_rows)},
-            {"evaluation_data", inputs.evaluation_rows ? hash_of(*inputs.evaluation_rows) : ""},
-            {"model", hash_of(inputs.base)},
-            {"device", chosen_device(recipe.train.device)},
-            {"ranks", std::to_string(ranks)},
-            {"strategy", strategy_of(recipe.distributed, ranks)},
-            {"threads", std::to_string(at::get_num_threads())},
-            {"fp32_matmul", fp32_matmul_library()},
-            {"libtorch", TORCH_VERSION}};
+    : file_(run_file(recipe.output_dir)), facts_(facts_of(recipe, inputs)) {
+  facts_["device"] = chosen_device(recipe.train.device);
+  facts_["ranks"] = std::to_string(ranks);
+  facts_["strategy"] = strategy_of(recipe.distributed, ranks);
+  facts_["threads"] = std::to_string(at::get_num_threads());
+  facts_["fp32_matmul"] = fp32_matmul_library();
+  facts_["libtorch"] = TORCH_VERSION;
   start_ = fmt::format("{} {} {}", spelling(recipe.model.dtype.value_or(recipe.train.precision)),
-                       spelling(recipe.adapter.type), hash_of_adapter(recipe.adapter.init_adapter));
+                       spelling(recipe.adapter.type), facts_.at("init_adapter"));
   Json facts = facts_;
   facts["recipe"] = xxh3_128(facts_["recipe"]);
   const Json head = {{"tune", kRevision},
@@ -169,8 +213,7 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
                 "put back what was changed, use another output_dir, or start again with --resume never"};
   };
   if (differs("recipe")) refuse(Fault::recipe, differing_keys(facts_.at("recipe"), facts.at("recipe")));
-  for (const auto& [fact, key] : {std::pair("model", "model.base_model"), std::pair("data", "data.datasets"),
-                                  std::pair("evaluation_data", "data.eval_datasets")})
+  for (const auto& [fact, key] : kHashed)
     if (differs(fact)) refuse(Fault::data, fmt::format("what {} names has changed since the checkpoint", key));
   for (const char* fact : {"device", "ranks", "strategy", "threads", "fp32_matmul", "libtorch"})
     if (differs(fact))

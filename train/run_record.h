@@ -11,6 +11,13 @@
 
 namespace tune {
 
+/// Whether output_dir holds the end of this very run, handed over: of the same recipe to the last key, data, base model
+/// and adapter to start from. No model is loaded for it.
+bool is_handed_over(const Recipe& recipe, const Inputs& inputs);
+
+/// Into run.json of a finished run: everything that it had to hand over is there.
+void mark_handed_over(const std::filesystem::path& output_dir);
+
 /// What was run on what: run.json, and the facts that a checkpoint carries so that a resumed run is the same run.
 class RunRecord {
  public:
@@ -28,8 +35,8 @@ class RunRecord {
   std::map<std::string, std::string> facts() const;
 
   /// Error{Fault::recipe} naming the keys that differ from the checkpoint's, before and now, or Error{Fault::data}
-  /// naming the key whose model or rows are other ones; a warning on stderr where only the last bits may differ
-  /// (device, ranks, threads, library of the products). Takes the scores and `answers_before` over.
+  /// naming the key whose model, adapter or rows are other ones; a warning on stderr where only the last bits may
+  /// differ (device, ranks, threads, library of the products). Takes the scores and `answers_before` over.
   void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
 
   /// Totals into run.json.

@@ -84,8 +84,9 @@ Inputs open_shared_inputs(const Recipe& recipe, World& world) {
 
 // The recipe is the same everywhere, but what its paths name need not be. Every rank has hashed what it sees.
 void require_same_inputs(World& world, const std::map<std::string, std::string>& facts) {
-  for (const auto& [fact, key] : {std::pair("model", "model.base_model"), std::pair("data", "data.datasets"),
-                                  std::pair("evaluation_data", "data.eval_datasets")}) {
+  for (const auto& [fact, key] :
+       {std::pair("model", "model.base_model"), std::pair("init_adapter", "adapter.init_adapter"),
+        std::pair("data", "data.datasets"), std::pair("evaluation_data", "data.eval_datasets")}) {
     const std::vector<std::string> hashes = world.from_each(facts.at(fact));
     for (std::size_t i = 1; i < hashes.size(); ++i)
       if (hashes[i] != hashes[0])

@@ -1,6 +1,7 @@
 #include "recipes/schema/problems.h"
 
 #include <algorithm>
+#include <set>
 #include <tuple>
 
 #include "recipes/schema/error.h"
@@ -13,7 +14,10 @@ void Problems::add(const Place& place, const std::string& what, const std::strin
 
 void Problems::raise() const {
   if (problems_.empty()) return;
-  std::vector<Problem> sorted = problems_;
+  std::vector<Problem> sorted;
+  std::set<std::string> told;  // what several stages share is told once
+  for (const Problem& problem : problems_)
+    if (told.insert(to_string(problem.place) + problem.text).second) sorted.push_back(problem);
   std::stable_sort(sorted.begin(), sorted.end(), [](const Problem& a, const Problem& b) {
     return std::tie(a.place.line, a.place.column) < std::tie(b.place.line, b.place.column);
   });

@@ -9,7 +9,7 @@ list(APPEND gpu_sources train/model/decoder.cpp train/model/dora.cpp train/model
      train/model/router.cpp train/model/sequence.cpp
      train/parallel/gloo.cpp train/parallel/gradient_sum.cpp train/parallel/nccl.cpp train/parallel/rank.cpp
      train/parallel/watch.cpp train/parallel/world.cpp train/non_finite.cpp train/step.cpp train/stop.cpp
-     train/device.cpp checkpoints/weights.cpp checkpoints/huggingface/convert.cpp
+     train/device.cpp train/host_arena.cpp checkpoints/weights.cpp checkpoints/huggingface/convert.cpp
      checkpoints/huggingface/model_tensors.cpp checkpoints/training/slice_name.cpp data/batch.cpp data/dealing.cpp data/loader.cpp data/mixing.cpp
      data/order.cpp data/packing.cpp recipes/schema/error.cpp recipes/schema/tell.cpp)
 # What c10d's headers show; in the whole build train/CMakeLists.txt says it.

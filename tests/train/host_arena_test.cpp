@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <random>
@@ -41,6 +42,20 @@ TEST(HostArena, SaysWhenItIsFull) {
   EXPECT_EQ(arena.allocate(1), nullptr);
   arena.release(all);
   EXPECT_EQ(arena.allocate(1), all);
+}
+
+TEST(HostArena, GivesUnusedPagesBack) {
+  HostArena arena(std::size_t{64} << 20);
+  constexpr std::size_t kSize = std::size_t{8} << 20;
+  auto* kept = static_cast<char*>(arena.allocate(kSize + 64));  // the gap behind it begins within a page
+  auto* unused = static_cast<char*>(arena.allocate(kSize));
+  std::memset(kept, 1, kSize + 64);
+  std::memset(unused, 1, kSize);
+  arena.release(unused);
+  arena.trim();
+  EXPECT_EQ(std::count(kept, kept + kSize + 64, 1), static_cast<std::ptrdiff_t>(kSize + 64));
+  unused = static_cast<char*>(arena.allocate(kSize));
+  EXPECT_EQ(unused[kSize / 2], 0) << "a page that the kernel has taken comes back empty";
 }
 
 TEST(HostArena, RepeatsItself) {

@@ -112,36 +112,43 @@ class ShippedRecipe : public ::testing::TestWithParam<std::filesystem::path> {
  protected:
   void SetUp() override {
     for (const char* name : {"TUNE_MODELS", "TUNE_DATA", "TUNE_QUICKSTART"}) setenv(name, "/somewhere", 0);
-    recipe_ = read_recipe(GetParam());
+    recipes_ = read_stages(GetParam()).recipes;
   }
-  Recipe recipe_;
+  std::vector<Recipe> recipes_;
 };
 
 TEST_P(ShippedRecipe, IsPlannedForItsOwnModelInFullSize) {
-  const ModelConfig config = base_of(recipe_);
-  const Plan plan = make_plan(recipe_, config, nullptr);
-  EXPECT_EQ(plan.parameters, total_parameters(config));
-  EXPECT_GT(plan.trainable_parameters, 0);
-  EXPECT_EQ(plan.micro_batch_tokens, recipe_.train.per_device_train_batch_size * recipe_.data.max_length)
-      << "rows are longer than the model's context";
-  for (const MemoryItem& item : plan.memory) EXPECT_GE(item.bytes, 0) << item.name;
+  for (const Recipe& recipe : recipes_) {
+    const ModelConfig config = base_of(recipe);
+    const Plan plan = make_plan(recipe, config, nullptr);
+    EXPECT_EQ(plan.parameters, total_parameters(config));
+    EXPECT_GT(plan.trainable_parameters, 0);
+    EXPECT_EQ(plan.micro_batch_tokens, recipe.train.per_device_train_batch_size * recipe.data.max_length)
+        << "rows are longer than the model's context";
+    for (const MemoryItem& item : plan.memory) EXPECT_GE(item.bytes, 0) << item.name;
+  }
 }
 
 TEST_P(ShippedRecipe, SaysWhatItNeeds) {
   std::ifstream stream(GetParam());
   std::string text{std::istreambuf_iterator<char>(stream), {}};
   text = std::regex_replace(text.substr(0, text.find("\n\n")), std::regex("\\s+#?\\s*"), " ");
-  if (recipe_.train.device == Device::automatic) recipe_.train.device = Device::cuda;
-  const double needed = static_cast<double>(make_plan(recipe_, base_of(recipe_), nullptr).peak_bytes()) / kGiB;
+  double needed = 0;
+  for (Recipe& recipe : recipes_) {
+    if (recipe.train.device == Device::automatic) recipe.train.device = Device::cuda;
+    needed = std::max(needed, static_cast<double>(make_plan(recipe, base_of(recipe), nullptr).peak_bytes()) / kGiB);
+  }
   std::smatch match;
   const bool said = std::regex_search(text, match, std::regex("([0-9]+) Gi?B of (device )?memory"));
   EXPECT_NEAR(said ? std::stod(match[1]) : 0.0, needed, std::max(1.0, 0.03 * needed)) << GetParam();
 }
 
 TEST_P(ShippedRecipe, SpeaksItsModelsFormat) {
-  const KnownModel* model = find_known_model(std::filesystem::path(recipe_.model.base_model).filename());
-  if (model == nullptr || model->chat_template == "none") return;  // base models may be given any
-  EXPECT_EQ(recipe_.data.chat_template, model->chat_template);
+  for (const Recipe& recipe : recipes_) {
+    const KnownModel* model = find_known_model(std::filesystem::path(recipe.model.base_model).filename());
+    if (model == nullptr || model->chat_template == "none") continue;  // base models may be given any
+    EXPECT_EQ(recipe.data.chat_template, model->chat_template);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShippedRecipe,

@@ -12,6 +12,7 @@
 #include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/stages.h"
 #include "tools/verbs/verbs.h"
 #include "train/inputs.h"
 
@@ -178,6 +179,7 @@ void check_action(const std::string& action) {
 int data_verb(const std::vector<std::string>& arguments) {
   po::options_description options("Options");
   add_recipe_options(options);
+  add_stage_option(options);
   options.add_options()("rows", po::value<std::int64_t>(), "show: so many rows; default: 5, all with --json")(
       "eval", "the eval_datasets instead of the datasets")("json", "show: one object a row; stats: one object");
   const bool has_action = !arguments.empty() && !arguments.front().starts_with('-');
@@ -190,7 +192,8 @@ int data_verb(const std::vector<std::string>& arguments) {
     return 0;
   const std::string action = has_action ? arguments.front() : "";
   check_action(action);
-  const Recipe recipe = recipe_argument(values);
+  const Stages all = stages_argument(values);
+  const Recipe recipe = as_it_is_now(all, chosen_stage(all, values));
   const bool as_json = values.count("json") != 0;
   const bool evaluation = values.count("eval") != 0;
   if (action == "stats") return print_stats_of(recipe, evaluation, as_json);

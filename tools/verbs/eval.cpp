@@ -41,6 +41,7 @@ int eval_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   add_recipe_options(options);
+  add_stage_option(options);
   options.add_options()("adapter", po::value<std::string>(),
                         "PEFT folder, or none for the base model; default: output_dir/final where it exists")(
       "model", po::value<std::string>(), "another model than the recipe's")("json", "one JSON object on stdout");
@@ -48,7 +49,8 @@ int eval_verb(const std::vector<std::string>& arguments) {
   if (!parse_arguments(arguments, "eval", "Loss, perplexity and tokens per source on the recipe's eval_datasets.",
                        "tune eval --recipe quickstart --adapter runs/quickstart/final --json", options, values))
     return 0;
-  Recipe recipe = recipe_argument(values);
+  const Stages all = stages_argument(values);
+  Recipe recipe = all.recipes[chosen_stage(all, values)];
   if (recipe.data.eval_datasets.empty())
     throw Error{Fault::recipe,
                 {recipe.file},

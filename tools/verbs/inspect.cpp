@@ -21,6 +21,7 @@
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/checksums.h"
 #include "tools/verbs/finding.h"
+#include "tools/verbs/stages.h"
 #include "tools/verbs/verbs.h"
 
 namespace tune {
@@ -141,11 +142,21 @@ Finding of_run(const fs::path& folder) {
   return finding;
 }
 
+// The same of a recipe's stages.
+Finding of_stages(const std::map<std::int64_t, fs::path>& stages) {
+  Finding finding{.kind = fmt::format("run of {} stages", stages.size())};
+  for (const auto& [number, folder] : stages)
+    for (const auto& [name, value] : of_run(folder).facts)
+      finding.facts.emplace_back((folder.filename() / name).string(), value);
+  return finding;
+}
+
 // A folder may hold both kinds of model; transformers' is looked at then, ONNX when its file is named.
 Finding inspect_folder(const fs::path& folder) {
   if (fs::exists(folder / kManifestFile)) return of_checkpoint(folder);
   if (fs::exists(folder / kAdapterConfigFile)) return of_adapter(folder);
   if (fs::exists(folder / "recipe.yaml") && !fs::exists(folder / "config.json")) return of_run(folder);
+  if (const auto stages = stage_folders(folder); !stages.empty()) return of_stages(stages);
   if (holds_only_onnx(folder)) return inspect_onnx(folder);
   return of_model(folder);  // or the error that says what is there instead
 }

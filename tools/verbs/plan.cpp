@@ -6,10 +6,10 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/units.h"
-#include "tools/export/export.h"
 #include "tools/verbs/arguments.h"
-#include "tools/verbs/calibration.h"
+#include "tools/verbs/checked_plan.h"
 #include "tools/verbs/recipe_argument.h"
+#include "tools/verbs/stages.h"
 #include "tools/verbs/verbs.h"
 #include "train/device.h"
 #include "train/inputs.h"
@@ -26,19 +26,18 @@ Device planned_device(Device wanted, bool device_memory_given) {
   return device_memory_given || gpu_expected() ? Device::cuda : Device::cpu;
 }
 
-void print_json(const Plan& plan, Device device) {
+nlohmann::ordered_json json_of(const Plan& plan, Device device) {
   nlohmann::ordered_json memory;
   for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
   const nlohmann::ordered_json rank = {
       {"device", device == Device::cuda ? "cuda" : "cpu"}, {"peak_bytes", plan.peak_bytes()}, {"memory", memory}};
-  const nlohmann::ordered_json json = {{"steps", plan.steps},
-                                       {"steps_per_epoch", plan.steps_per_epoch},
-                                       {"tokens_per_epoch", plan.tokens_per_epoch},
-                                       {"micro_batch_tokens", plan.micro_batch_tokens},
-                                       {"parameters", plan.parameters},
-                                       {"trainable_parameters", plan.trainable_parameters},
-                                       {"ranks", std::vector(static_cast<std::size_t>(plan.ranks), rank)}};
-  fmt::print("{}\n", json.dump(2));
+  return {{"steps", plan.steps},
+          {"steps_per_epoch", plan.steps_per_epoch},
+          {"tokens_per_epoch", plan.tokens_per_epoch},
+          {"micro_batch_tokens", plan.micro_batch_tokens},
+          {"parameters", plan.parameters},
+          {"trainable_parameters", plan.trainable_parameters},
+          {"ranks", std::vector(static_cast<std::size_t>(plan.ranks), rank)}};
 }
 
 void print_table(const Plan& plan, Device device) {
@@ -72,36 +71,63 @@ std::string remedy_of(const Recipe& recipe, std::int64_t ranks) {
   return fmt::format("{}, or {}", fmt::join(ways, ", "), last);
 }
 
-void require_room(const Plan& plan, const Recipe& recipe, std::int64_t room) {
+// whose: "" or "stage 2: "
+void require_room(const Plan& plan, const Recipe& recipe, std::int64_t room, const std::string& whose) {
   const double needed = static_cast<double>(plan.peak_bytes()) / kGiB, there = static_cast<double>(room) / kGiB;
   if (plan.peak_bytes() > room)
     throw Error{Fault::memory,
                 {},
-                fmt::format("{:.2f} GiB are needed, {:.2f} GiB are there", needed, there),
+                fmt::format("{}{:.2f} GiB are needed, {:.2f} GiB are there", whose, needed, there),
                 remedy_of(recipe, plan.ranks)};
-  tell("fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", needed, there);
+  tell("{}fits: {:.2f} GiB are needed, {:.2f} GiB are there\n", whose, needed, there);
 }
 
-/// Everything that a run checks before its first step.
-Plan checked_plan(const Recipe& recipe, std::int64_t ranks) {
-  const Inputs inputs = open_inputs(recipe, Purpose::planning);
-  check_exports(recipe, inputs.base);
-  check_calibration(recipe);
-  const Loader loader(*inputs.train_rows, recipe.data, recipe.train, ranks);
-  return make_plan(recipe, inputs.base.config, &loader, inputs.evaluation_rows.get());
+struct StagePlan {
+  Recipe recipe;
+  Plan plan;
+  std::string title;  // "" where there are no stages
+};
+
+// Of the stages from `first` up to but not including `end`.
+std::vector<StagePlan> plans_of(const Stages& all, std::int64_t ranks, bool device_memory_given, std::size_t first,
+                                std::size_t end) {
+  std::vector<StagePlan> plans;
+  for (std::size_t i = first; i < end; ++i) {
+    Recipe recipe = as_it_is_now(all, i);
+    recipe.train.device = planned_device(recipe.train.device, device_memory_given);
+    Plan plan = checked_plan(recipe, ranks, Purpose::planning);
+    plans.push_back({std::move(recipe), std::move(plan), all.listed ? title_of(all, i) : ""});
+  }
+  return plans;
+}
+
+void print_tables(const std::vector<StagePlan>& plans) {
+  for (const StagePlan& each : plans) {
+    if (!each.title.empty()) fmt::print("{}{}\n\n", &each == &plans.front() ? "" : "\n", each.title);
+    print_table(each.plan, each.recipe.train.device);
+  }
+}
+
+void print_json(const std::vector<StagePlan>& plans, bool as_stages) {
+  nlohmann::ordered_json json = json_of(plans.front().plan, plans.front().recipe.train.device);
+  if (as_stages) {
+    json = {{"stages", nlohmann::ordered_json::array()}};
+    for (const StagePlan& each : plans) json["stages"].push_back(json_of(each.plan, each.recipe.train.device));
+  }
+  fmt::print("{}\n", json.dump(2));
 }
 
 }  // namespace
 
-void print_plan(Recipe recipe, std::int64_t ranks) {
-  recipe.train.device = planned_device(recipe.train.device, false);
-  print_table(checked_plan(recipe, ranks), recipe.train.device);
+void print_plans(const Stages& all, std::int64_t ranks) {
+  print_tables(plans_of(all, ranks, false, 0, all.recipes.size()));
 }
 
 int plan_verb(const std::vector<std::string>& arguments) {
   namespace po = boost::program_options;
   po::options_description options("Options");
   add_recipe_options(options);
+  add_stage_option(options);
   options.add_options()(
       "device-memory", po::value<std::string>(),
       "does it fit into this much of a GPU (of the machine with train.device: cpu), for example 24GiB; exit "
@@ -112,14 +138,18 @@ int plan_verb(const std::vector<std::string>& arguments) {
                        "Checks recipe, data and model and prints what is known before the first step.",
                        "tune plan --recipe quickstart --device-memory 8GiB", options, values))
     return 0;
-  Recipe recipe = recipe_argument(values);
-  recipe.train.device = planned_device(recipe.train.device, values.count("device-memory") != 0);
+  const Stages all = stages_argument(values);
   const std::int64_t ranks = values["nproc"].as<std::int64_t>();
   if (ranks < 1) throw Error{Fault::recipe, {}, fmt::format("--nproc is {}", ranks), "plan for at least one rank"};
-  const Plan plan = checked_plan(recipe, ranks);
-  values.count("json") != 0 ? print_json(plan, recipe.train.device) : print_table(plan, recipe.train.device);
-  if (values.count("device-memory") != 0)
-    require_room(plan, recipe, parse_device_memory(values["device-memory"].as<std::string>(), "--device-memory"));
+  const bool with_room = values.count("device-memory") != 0;
+  const bool only_one = values.count("stage") != 0;
+  const std::size_t last = chosen_stage(all, values);
+  const std::vector<StagePlan> plans = plans_of(all, ranks, with_room, only_one ? last : 0, last + 1);
+  values.count("json") != 0 ? print_json(plans, all.listed && !only_one) : print_tables(plans);
+  if (!with_room) return 0;
+  const std::int64_t room = parse_device_memory(values["device-memory"].as<std::string>(), "--device-memory");
+  for (const StagePlan& each : plans)
+    require_room(each.plan, each.recipe, room, each.title.empty() ? "" : each.title + ": ");
   return 0;
 }
 

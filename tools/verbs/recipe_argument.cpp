@@ -19,7 +19,12 @@ void add_recipe_options(boost::program_options::options_description& options) {
       "key.path=value, overrides a key of the recipe; repeatable");
 }
 
-Recipe recipe_argument(const boost::program_options::variables_map& values) {
+void add_stage_option(boost::program_options::options_description& options) {
+  options.add_options()("stage", boost::program_options::value<std::int64_t>(),
+                        "of a recipe with stages: which one, from 1; default: the last");
+}
+
+Stages stages_argument(const boost::program_options::variables_map& values) {
   if (values.count("recipe") == 0)
     throw Error{
         Fault::recipe, {}, "no recipe given", "name one: --recipe quickstart; `tune recipes ls` lists those shipped"};
@@ -31,9 +36,20 @@ Recipe recipe_argument(const boost::program_options::variables_map& values) {
     overrides.push_back({text.substr(0, equals), text.substr(equals + 1)});
   }
   std::vector<std::string> notes;
-  Recipe recipe = read_recipe(find_recipe(values["recipe"].as<std::string>(), installed_recipes()), overrides, &notes);
+  Stages all = read_stages(find_recipe(values["recipe"].as<std::string>(), installed_recipes()), overrides, &notes);
   for (const std::string& note : notes) tell("{}\n", note);
-  return recipe;
+  return all;
+}
+
+std::size_t chosen_stage(const Stages& all, const boost::program_options::variables_map& values) {
+  if (values.count("stage") == 0) return all.recipes.size() - 1;
+  const auto wanted = values["stage"].as<std::int64_t>();
+  if (!all.listed)
+    throw Error{Fault::recipe, {}, fmt::format("--stage {}, but the recipe has no stages", wanted), "leave it out"};
+  const auto count = static_cast<std::int64_t>(all.recipes.size());
+  if (wanted < 1 || wanted > count)
+    throw Error{Fault::recipe, {}, fmt::format("--stage {} of {} stages", wanted, count), "they are counted from 1"};
+  return static_cast<std::size_t>(wanted - 1);
 }
 
 void choose_adapter(Recipe& recipe, const std::string& adapter) {

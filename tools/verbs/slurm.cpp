@@ -50,7 +50,7 @@ std::string plain_path(const char* what, const fs::path& path) {
   return path.string();
 }
 
-std::string directives(const Recipe& recipe, const po::variables_map& values) {
+std::string directives(const Stages& all, const po::variables_map& values) {
   std::string text;
   const auto add = [&](const std::string& option) { text += "#SBATCH --" + option + "\n"; };
   const std::int64_t gpus = count(values, "gpus-per-node", 0);
@@ -70,13 +70,13 @@ std::string directives(const Recipe& recipe, const po::variables_map& values) {
   add("chdir=" + plain_path("the current folder", fs::current_path()));  // what the recipe's relative paths mean here
   add("open-mode=append");
   // %j: every start of a job appends to the same file
-  add("output=" + plain_path("output_dir", fs::absolute(recipe.output_dir) / "slurm-%j.out"));
+  add("output=" + plain_path("output_dir", fs::absolute(all.output_dir) / "slurm-%j.out"));
   return text;
 }
 
-std::string script(const Recipe& recipe, const po::variables_map& values) {
+std::string script(const Stages& all, const po::variables_map& values) {
   std::vector<std::string> command = {quoted(fs::read_symlink("/proc/self/exe").string()), "run", "--recipe",
-                                      quoted(fs::absolute(recipe.file).string())};
+                                      quoted(fs::absolute(all.recipes.front().file).string())};
   for (const std::string& text : values["set"].as<std::vector<std::string>>()) {
     command.emplace_back("--set");
     command.push_back(quoted(text));
@@ -99,7 +99,7 @@ if [ "$code" -eq 75 ]; then
 fi
 exit "$code"
 )",
-                     directives(recipe, values), fmt::join(command, " "));
+                     directives(all, values), fmt::join(command, " "));
 }
 
 }  // namespace
@@ -123,9 +123,9 @@ int slurm_verb(const std::vector<std::string>& arguments) {
           arguments, "slurm", "Writes the batch file of a job that survives time limits and preemption: sbatch FILE.",
           "tune slurm --recipe zephyr-support --nodes 2 --gpus-per-node 8 --output job.sbatch", options, values))
     return 0;
-  const Recipe recipe = recipe_argument(values);
-  const std::string text = script(recipe, values);
-  fs::create_directories(recipe.output_dir);  // Slurm makes no folder for its log
+  const Stages all = stages_argument(values);
+  const std::string text = script(all, values);
+  fs::create_directories(all.output_dir);  // Slurm makes no folder for its log
   if (values.count("output") == 0) {
     fmt::print("{}", text);
     return 0;

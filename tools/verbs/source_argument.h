@@ -6,7 +6,7 @@
 
 namespace tune {
 
-/// Adds --run, --model, --adapter and --template: what was trained, of verbs that hand it over.
+/// Adds --run, --stage, --model, --adapter and --template: what was trained, of verbs that hand it over.
 void add_source_options(boost::program_options::options_description& options);
 
 /// Error{Fault::recipe} unless there is either --run or --model, Error{Fault::data} for a run that isn't finished.

@@ -5,7 +5,7 @@
 
 namespace tune {
 
-struct Recipe;
+struct Stages;
 
 /// One verb of the command line. run gets the arguments behind the verb; returns the exit code; throws Error.
 struct Verb {
@@ -33,8 +33,8 @@ int inspect_verb(const std::vector<std::string>& arguments);
 int doctor_verb(const std::vector<std::string>& arguments);
 int completion_verb(const std::vector<std::string>& arguments);
 
-void print_plan(Recipe recipe, std::int64_t ranks);  // what `tune plan` says, for `tune run --dry-run`
-std::string program_version();                       // "0.1.0 (revision), LibTorch 2.15.0"
-int print_version();                                 // of the program and of LibTorch, and whether CUDA is built in
+void print_plans(const Stages& all, std::int64_t ranks);  // what `tune plan` says, for `tune run --dry-run`
+std::string program_version();                            // "0.1.0 (revision), LibTorch 2.15.0"
+int print_version();  // of the program and of LibTorch, and whether CUDA is built in
 
 }  // namespace tune

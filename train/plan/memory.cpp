@@ -117,7 +117,7 @@ std::int64_t adafactor_values(const Recipe& recipe, const ModelConfig& c) {
     if (full && (linear.name != "gate" || recipe.train.train_router)) layer += linear.count * (linear.out + linear.in);
     if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
       layer += linear.count * (linear.out + linear.in + (recipe.adapter.use_dora ? linear.out : 0) +
-                               2 * ranks_of(recipe.adapter, config, linear.name) / config.num_hidden_layers);
+                               2 * ranks_of(recipe.adapter, c, linear.name) / c.num_hidden_layers);
   }
   const std::int64_t tables = !full ? 0 : c.tie_word_embeddings ? 1 : 2;
   return c.num_hidden_layers * layer + tables * (c.vocab_size + c.hidden_size) + (full ? c.hidden_size : 0);

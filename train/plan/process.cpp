@@ -21,4 +21,6 @@ std::int64_t resident_bytes() { return status_bytes("VmRSS:"); }
 
 std::int64_t peak_resident_bytes() { return status_bytes("VmHWM:"); }
 
+void forget_peak_resident_bytes() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
 }  // namespace tune

@@ -7,4 +7,7 @@ namespace tune {
 std::int64_t resident_bytes();
 std::int64_t peak_resident_bytes();
 
+/// The peak is what is resident now (proc(5), clear_refs); without effect where the kernel doesn't allow it.
+void forget_peak_resident_bytes();
+
 }  // namespace tune
