@@ -61,8 +61,11 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
 }
 
 DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, bool training) {
-  return {.dtype = recipe.model.dtype.value_or(recipe.train.precision),
-          .device = chosen_device(recipe.train.device),
+  const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
+  const std::string device = chosen_device(recipe.train.device);
+  require_arithmetic(device, dtype);
+  return {.dtype = dtype,
+          .device = device,
           .adapter = recipe.adapter,
           .training = training,
           .gradient_checkpointing = recipe.train.gradient_checkpointing,
