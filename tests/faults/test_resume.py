@@ -19,7 +19,7 @@ CLOCKS = ("time", "tokens_per_s", "peak_memory")  # what differs between two equ
 METHODS = {
     "qlora": dict(
         adapter={"type": "qlora", "lora_dropout": 0.1, "use_rslora": True, "loraplus_lr_ratio": 4},
-        train={"precision": "bf16", "per_device_train_batch_size": 2, "optim": "adamw_8bit", "neftune_noise_alpha": 5},
+        train={"precision": "fp16", "per_device_train_batch_size": 2, "optim": "adamw_8bit", "neftune_noise_alpha": 5},
     ),
     "full": dict(adapter={"type": "none"}, train={"lr_scheduler_type": "cosine", "warmup_steps": 3}),
 }
