@@ -68,8 +68,9 @@ if(TUNE_CUDA)
     set(CMAKE_CUDA_COMPILER ${NVCC})
   endif()
   if(NOT CMAKE_CUDA_ARCHITECTURES)
-    # no GPU may be visible where this is built: real code for Ampere, Ada and Hopper, PTX for what comes after
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 89-real 90)
+    # no GPU may be visible where this is built: real code for Turing, Ampere, Ada and Hopper, PTX for what comes
+    # after
+    set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 89-real 90)
   endif()
   if(DEFINED ENV{TORCH_CUDA_ARCH_LIST})
     # "8.0 9.0+PTX" -> 80-real;90 (CMake's plain number is real code and PTX)

@@ -43,15 +43,27 @@ std::string chosen_device(Device wanted) {
                 "start as many ranks a host as it has GPUs, or set train.device: cpu"};
   const std::string name = fmt::format("cuda:{}", gpus > 1 ? local_rank : 0);
   const cuda::DeviceFacts facts = cuda::device_facts(at::Device(name));
-  constexpr int kAmpere = 80;  // the first with bf16 products
-  if (facts.capability < kAmpere)
+  constexpr int kTuring = 75;  // the oldest that kernels are compiled for (cmake/torch.cmake)
+  if (facts.capability < kTuring)
     throw Error{Fault::recipe,
                 {},
-                fmt::format("{} has compute capability {}.{}; 8.0 is needed", facts.name, facts.capability / 10,
+                fmt::format("{} has compute capability {}.{}; 7.5 is needed", facts.name, facts.capability / 10,
                             facts.capability % 10),
                 "choose another card with CUDA_VISIBLE_DEVICES, or set train.device: cpu"};
   cuda::use_device(at::Device(name));
   return name;
+}
+
+void require_arithmetic(const std::string& device, Dtype dtype) {
+  if (device == "cpu" || dtype != Dtype::bf16) return;
+  const cuda::DeviceFacts facts = cuda::device_facts(at::Device(device));
+  constexpr int kAmpere = 80;  // the first with bf16 products
+  if (facts.capability < kAmpere)
+    throw Error{Fault::recipe,
+                {},
+                fmt::format("{} has compute capability {}.{}; bf16 needs 8.0", facts.name, facts.capability / 10,
+                            facts.capability % 10),
+                "set train.precision: fp16 (tune generate: --dtype fp16)"};
 }
 
 bool gpu_expected() {
@@ -84,6 +96,8 @@ double peak_flops(const std::string& device) {
 
 void use_exact_kernels(const std::string& device, bool wanted) {
   if (device == "cpu") return;
+  // Where cuBLAS cuts a product's sum into parts, these are added in fp32: in fp16 they may overflow.
+  at::globalContext().setAllowFP16ReductionCuBLAS(false);
   at::globalContext().setDeterministicAlgorithms(wanted, /*warn_only=*/false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // would write NaN into every new tensor
   if (wanted) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);         // cuBLAS reads it when it first runs

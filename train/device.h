@@ -10,6 +10,9 @@ namespace tune {
 /// too old.
 std::string chosen_device(Device wanted);
 
+/// Error{Fault::recipe} where the device can't compute in that type: bf16 on cards before Ampere.
+void require_arithmetic(const std::string& device, Dtype dtype);
+
 /// How many GPUs this program could use: 0 where it was built without CUDA. No context is made on them.
 std::int64_t visible_gpus();
 

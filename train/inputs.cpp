@@ -74,8 +74,11 @@ DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, 
       token_ids.push_back(*id);
     }
   }
-  return {.dtype = recipe.model.dtype.value_or(recipe.train.precision),
-          .device = chosen_device(recipe.train.device),
+  const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
+  const std::string device = chosen_device(recipe.train.device);
+  require_arithmetic(device, dtype);
+  return {.dtype = dtype,
+          .device = device,
           .adapter = recipe.adapter,
           .trainable_token_ids = std::move(token_ids),
           .training = training,

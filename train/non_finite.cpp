@@ -32,14 +32,19 @@ std::string first_bad_tensor(Decoder& decoder, const std::vector<PackedBatch>& m
 }
 
 // changed: some weights were, in this step.
-std::string what_to_try(const TrainOptions& options, Dtype dtype, std::int64_t step, bool changed) {
+std::string what_to_try(const TrainOptions& options, Dtype dtype, const StepOutcome& outcome, std::int64_t step,
+                        bool changed) {
+  // Gradients that overflow without being scaled are too large for fp16, whatever the learning rate.
+  if (outcome.loss_scale && std::isfinite(outcome.loss))
+    return "set train.precision: bf16 or fp32; earlier checkpoints are intact";
   std::vector<std::string> ways;
   if (step > 0) {
     ways.push_back(fmt::format("lower train.learning_rate ({} now)", options.learning_rate));
     if (options.warmup_steps == 0 && options.warmup_ratio == 0) ways.emplace_back("set train.warmup_ratio: 0.03");
     if (options.max_grad_norm == 0 && !options.optimizer_in_backward) ways.emplace_back("set train.max_grad_norm: 1.0");
   }
-  if (dtype != Dtype::fp32) ways.emplace_back("set train.precision: fp32");
+  if (dtype == Dtype::bf16) ways.emplace_back("set train.precision: fp32");
+  if (dtype == Dtype::fp16) ways.emplace_back("set train.precision: bf16 or fp32");
   if (step > 0 || changed) return fmt::format("{}; earlier checkpoints are intact", fmt::join(ways, ", or "));
   ways.emplace_back("fetch the model again");
   return fmt::format("no weight was changed yet, so it is the model or the data: {}", fmt::join(ways, ", or "));
@@ -52,10 +57,11 @@ Error non_finite_error(Decoder& decoder, const std::vector<PackedBatch>& micro_b
                        std::int64_t step) {
   return {Fault::running,
           {},
-          fmt::format("step {}: loss {}, gradient norm {}, first bad tensor: {}; nothing was updated", step + 1,
-                      number_text(outcome.loss), number_text(outcome.grad_norm),
-                      first_bad_tensor(decoder, micro_batches, losses, step)),
-          what_to_try(options, decoder.options().dtype, step, false)};
+          fmt::format("step {}: loss {}{}, gradient norm {}, first bad tensor: {}; nothing was updated", step + 1,
+                      number_text(outcome.loss),
+                      outcome.loss_scale ? fmt::format(" (scaled by {})", *outcome.loss_scale) : "",
+                      number_text(outcome.grad_norm), first_bad_tensor(decoder, micro_batches, losses, step)),
+          what_to_try(options, decoder.options().dtype, outcome, step, false)};
 }
 
 Error non_finite_error(std::span<const Parameter> unit, const TrainOptions& options, Dtype dtype, std::int64_t step) {
@@ -65,7 +71,7 @@ Error non_finite_error(std::span<const Parameter> unit, const TrainOptions& opti
   return {Fault::running,
           {},
           fmt::format("step {}: the gradient {} is not finite; layers behind it were updated already", step + 1, what),
-          what_to_try(options, dtype, step, true)};
+          what_to_try(options, dtype, {}, step, true)};
 }
 
 }  // namespace tune

@@ -67,11 +67,10 @@ void RunCheckpoints::restore_weights(const LoadedCheckpoint& checkpoint) {
   for (Parameter& parameter : decoder_.trained()) restore_parameter(parameter, checkpoint);
 }
 
-void RunCheckpoints::restore(const LoadedCheckpoint& checkpoint) {
+void RunCheckpoints::restore(const LoadedCheckpoint& checkpoint, std::int64_t updates) {
   restore_weights(checkpoint);
   optimizer_.restore(
-      [&](std::string_view name, std::span<std::byte> destination) { checkpoint.read(name, destination); },
-      checkpoint.step());
+      [&](std::string_view name, std::span<std::byte> destination) { checkpoint.read(name, destination); }, updates);
 }
 
 // host: keeps copies alive.

@@ -34,8 +34,9 @@ class RunCheckpoints {
   /// Rank 0 chooses, so that all go on from the same one.
   std::optional<LoadedCheckpoint> find(const ResumeOption& resume) const;
 
-  /// Weights and optimizer state, or weights alone. Error{Fault::data} when it belongs to another model.
-  void restore(const LoadedCheckpoint& checkpoint);
+  /// Weights and optimizer state, or weights alone. updates: how many the optimizer has made of the checkpoint's steps.
+  /// Error{Fault::data} when it belongs to another model.
+  void restore(const LoadedCheckpoint& checkpoint, std::int64_t updates);
   void restore_weights(const LoadedCheckpoint& checkpoint);
 
   /// A disk that is too small for the checkpoints of the steps to come, of so many bytes each, is found before

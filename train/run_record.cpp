@@ -234,13 +234,14 @@ void RunRecord::adopt(const std::map<std::string, std::string>& facts, const std
   }
 }
 
-void RunRecord::finish(std::int64_t steps, std::int64_t tokens, std::int64_t trained_tokens, double seconds,
-                       std::int64_t peak_bytes) const {
+void RunRecord::finish(std::int64_t steps, std::optional<std::int64_t> skipped_steps, std::int64_t tokens,
+                       std::int64_t trained_tokens, double seconds, std::int64_t peak_bytes) const {
   Json totals = {{"steps", steps},
                  {"tokens", tokens},
                  {"trained_tokens", trained_tokens},
                  {"seconds", seconds},
                  {"peak_bytes", peak_bytes}};
+  if (skipped_steps) totals["skipped_steps"] = *skipped_steps;
   if (best_saved) totals["best"] = {{"step", best_saved->step}, {"eval_loss", best_saved->score.loss()}};
   write(totals.dump());
 }

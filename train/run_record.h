@@ -39,9 +39,9 @@ class RunRecord {
   /// differ (device, ranks, threads, library of the products). Takes the scores and `answers_before` over.
   void adopt(const std::map<std::string, std::string>& facts, const std::filesystem::path& checkpoint);
 
-  /// Totals into run.json.
-  void finish(std::int64_t steps, std::int64_t tokens, std::int64_t trained_tokens, double seconds,
-              std::int64_t peak_bytes) const;
+  /// Totals into run.json. skipped_steps: of fp16, whose gradients overflowed.
+  void finish(std::int64_t steps, std::optional<std::int64_t> skipped_steps, std::int64_t tokens,
+              std::int64_t trained_tokens, double seconds, std::int64_t peak_bytes) const;
 
   std::optional<Score> before;  // of step 0
   /// Of the evaluations after step 0: which saved step has the lowest loss; the lowest loss, saved or not; and how many

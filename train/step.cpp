@@ -79,10 +79,13 @@ PreferenceSums summed(World& world, const PreferenceSums& s) {
 
 std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer, const StepShare& share,
                                           const TrainOptions& options, std::int64_t step, std::int64_t total_steps,
-                                          World& world, GradientSum& gradient_sum, const Objective& objective) {
+                                          World& world, GradientSum& gradient_sum, const Objective& objective,
+                                          LossScaler* scaler) {
   StepOutcome outcome{.tokens = share.tokens, .trained_tokens = share.trained_tokens};
   const std::int64_t parts = share.pairs > 0 ? share.pairs : outcome.trained_tokens;
   const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(parts, 1));
+  if (scaler != nullptr) outcome.loss_scale = scaler->scale();
+  const double gradient_scale = scale * outcome.loss_scale.value_or(1);
   if (share.pairs > 0) outcome.preference.emplace();
   const std::vector<PackedBatch>& micro_batches = share.micro_batches;
   // Where the ranks keep the weights together, each passes them as often as the others.
@@ -104,10 +107,10 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
     if (i + 1 == rounds && !world.alone())
       decoder.on_gradients([&](std::size_t first) { gradient_sum.ready_from(first); });
     if (i >= micro_batches.size()) {
-      objective.pass(decoder, scale, true);
+      objective.pass(decoder, gradient_scale, true);
       continue;
     }
-    const Loss loss = objective.loss(decoder, micro_batches[i], scale, true);
+    const Loss loss = objective.loss(decoder, micro_batches[i], gradient_scale, true);
     losses.push_back(loss.sum);
     if (loss.preference) outcome.preference->add(*loss.preference);
     if (loss.router_load)
@@ -121,6 +124,7 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   const std::int64_t speaker = sum_over_ranks(world, decoder.config().num_local_experts, losses, outcome);
   outcome.loss *= scale;
   if (outcome.preference) outcome.preference = summed(world, *outcome.preference);
+  if (scaler != nullptr) scaler->unscale(decoder.trained());
   const auto sum = [&](double square) { return world.sum({square}).front() / static_cast<double>(world.copies()); };
   if (!std::isfinite(outcome.loss))
     outcome.grad_norm = std::numeric_limits<double>::quiet_NaN();
@@ -130,9 +134,15 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
     outcome.grad_norm = clip_gradients(decoder.trained(), options.max_grad_norm,
                                        decoder.trains_slices() ? std::function<double(double)>(sum) : nullptr);
   if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {
+    outcome.skipped = scaler != nullptr && std::isfinite(outcome.loss) && scaler->skip_step();
+    if (outcome.skipped) {
+      optimizer.zero_gradients();
+      return outcome;
+    }
     if (speaker != world.rank().number) world.leave_the_word();
     throw non_finite_error(decoder, micro_batches, losses, outcome, options, step);
   }
+  if (scaler != nullptr) scaler->good_step();
   if (options.optimizer_in_backward)
     optimizer.zero_gradients();
   else

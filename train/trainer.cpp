@@ -22,6 +22,7 @@
 #include "train/model/checkpoint_weights.h"
 #include "train/model/tuned_weights.h"
 #include "train/model/unit_gradients.h"
+#include "train/optim/loss_scaler.h"
 #include "train/optim/optimizer.h"
 #include "train/parallel/gradient_sum.h"
 #include "train/parallel/sharded_weights.h"
@@ -130,6 +131,7 @@ class Run {
   RunRecord record_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::optional<LossScaler> scaler_;  // of fp16
   std::optional<GradientSum> gradient_sum_;
   Objective objective_, evaluation_objective_;
   std::optional<RunCheckpoints> checkpoints_;
@@ -156,6 +158,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   if (recipe_.train.optimizer_in_backward) keeper = std::make_unique<UnitGradients>(options);
   decoder_ = load_decoder(inputs_.base, options, std::move(keeper));
   optimizer_ = make_optimizer(decoder_->trained(), recipe_.train);
+  if (options.dtype == Dtype::fp16) scaler_.emplace();
   std::vector<Parameter> none;  // slices are sums over the ranks already
   gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
   const bool full = !has_adapter(recipe_.adapter);
@@ -218,8 +221,9 @@ void Run::restore(const ResumeOption& resume) {
   const std::optional<LoadedCheckpoint> checkpoint = checkpoints_->find(resume);
   if (!checkpoint) return;
   record_.adopt(checkpoint->facts(), checkpoint->folder());
-  checkpoints_->restore(*checkpoint);
+  if (scaler_) scaler_->restore(checkpoint->facts());
   step_ = resumed_from_ = checkpoint->step();
+  checkpoints_->restore(*checkpoint, step_ - (scaler_ ? scaler_->skipped_steps() : 0));
   tokens_ = std::stoll(checkpoint->facts().at("tokens"));
   trained_tokens_ = std::stoll(checkpoint->facts().at("trained_tokens"));
   tell("going on from {}\n", checkpoint->folder().string());
@@ -240,7 +244,7 @@ RunResult Run::train() {
     world_.enter(Phase::training, step_ + 1);
     const std::optional<StepOutcome> outcome =
         optimizer_step(*decoder_, *optimizer_, loader_.step(step_, world_.rank().number), recipe_.train, step_,
-                       plan_.steps, world_, *gradient_sum_, objective_);
+                       plan_.steps, world_, *gradient_sum_, objective_, scaler_ ? &*scaler_ : nullptr);
     going = outcome.has_value();
     if (!going) break;
     ++step_;
@@ -280,11 +284,16 @@ RunResult Run::train() {
     else
       result.tuned_weights = std::make_unique<TunedWeights>(std::move(decoder_), std::move(inputs_.base.weights));
   }
-  record_.finish(step_, tokens_, trained_tokens_, result.seconds, peak);
+  record_.finish(step_, scaler_ ? std::optional(scaler_->skipped_steps()) : std::nullopt, tokens_, trained_tokens_,
+                 result.seconds, peak);
   return result;
 }
 
 void Run::log(const StepOutcome& outcome, double seconds) {
+  if (reporter_ != nullptr && outcome.skipped)
+    reporter_->say(
+        fmt::format("step {}: skipped, its gradients overflow fp16 with the loss scaled by {}; by {} from here on",
+                    step_, *outcome.loss_scale, scaler_->scale()));
   if (reporter_ == nullptr || (!due(recipe_.logging.logging_steps) && step_ != plan_.steps)) return;
   const double tokens_per_s = static_cast<double>(outcome.tokens) / seconds;
   const double peak = peak_flops(decoder_->options().device) * static_cast<double>(world_.rank().count);
@@ -294,7 +303,8 @@ void Run::log(const StepOutcome& outcome, double seconds) {
        .loss = outcome.loss,
        .preference = outcome.preference ? std::optional(means_of(*outcome.preference)) : std::nullopt,
        .learning_rate = outcome.learning_rate,
-       .grad_norm = outcome.grad_norm,
+       .grad_norm = outcome.skipped ? std::nullopt : std::optional(outcome.grad_norm),
+       .loss_scale = outcome.loss_scale,
        .router_aux_loss = outcome.router_load ? std::optional(outcome.router_load->aux_loss) : std::nullopt,
        .expert_share = outcome.router_load ? std::optional(outcome.router_load->expert_share) : std::nullopt,
        .tokens = tokens_,
@@ -366,6 +376,7 @@ void Run::save() {
   std::map<std::string, std::string> facts = record_.facts();
   facts["tokens"] = std::to_string(tokens_);
   facts["trained_tokens"] = std::to_string(trained_tokens_);
+  if (scaler_) scaler_->add_to(facts);
   checkpoints_->save(step_, facts, record_.best_saved ? std::optional(record_.best_saved->step) : std::nullopt);
 }
 

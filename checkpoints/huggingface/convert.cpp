@@ -8,16 +8,6 @@
 
 namespace tune {
 
-// Exponent and mantissa are moved into a float whose exponent is 112 too small (127 - 15); the multiplication by 2^112
-// mends that for subnormals as well. No branches, so that the compiler makes vectors of it.
-float from_fp16(std::uint16_t bits) {
-  const std::uint32_t magnitude = std::uint32_t{bits & 0x7fffu} << 13;
-  const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
-  const std::uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;  // infinity or NaN
-  const std::uint32_t sign = std::uint32_t{bits & 0x8000u} << 16;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
-}
-
 namespace {
 
 float from_bf16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
@@ -27,20 +17,6 @@ std::uint16_t to_bf16(float value) {
   const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const std::uint32_t quiet_nan = (bits >> 16) | 0x40;
   return static_cast<std::uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
-}
-
-std::uint16_t to_fp16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000);
-  const std::uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;   // NaN
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // 65520 and above round to infinity
-  if (magnitude < 0x38800000) {                       // below 2^-14: adding 0.5 rounds at bit 2^-24
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000));
-  }
-  const std::uint32_t rebased = magnitude - 0x38000000;  // exponent bias 127 -> 15
-  return static_cast<std::uint16_t>(sign | ((rebased + 0xfff + ((rebased >> 13) & 1)) >> 13));
 }
 
 float keep(float value) { return value; }

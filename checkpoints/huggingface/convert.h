@@ -4,6 +4,7 @@
 #include <span>
 #include <string_view>
 
+#include "checkpoints/fp16.h"
 #include "recipes/schema/recipe.h"
 
 namespace tune {
@@ -18,9 +19,6 @@ std::string_view dtype_name(Dtype dtype);
 
 /// True for the stored dtypes that convert_elements() reads: F32, F16, BF16.
 bool is_convertible(std::string_view dtype);
-
-/// Of the bits of an IEEE half, subnormals, infinities and NaN included.
-float from_fp16(std::uint16_t bits);
 
 /// Converts each element, rounding to nearest even; NaN stays NaN, what is too large becomes infinite. Neither side
 /// need be aligned. TUNE_CHECK: `from` is convertible, both spans hold the same number of elements.

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "checkpoints/cpu_clones.h"
+#include "checkpoints/fp16.h"
 #include "checkpoints/quantize/dynamic_map.h"
 #include "recipes/schema/error.h"
 
@@ -61,9 +62,16 @@ TUNE_INLINE void fill_table(float scale, float (&table)[16]) {
 #pragma omp simd
   for (int i = 0; i < 16; ++i) table[i] = kNf4[i] * scale;
 }
-TUNE_INLINE void fill_table(float scale, std::uint16_t (&table)[16]) {
+// Values of two bytes, by their bits.
+enum Bf16 : std::uint16_t {};
+enum Fp16 : std::uint16_t {};
+TUNE_INLINE void fill_table(float scale, Bf16 (&table)[16]) {
 #pragma omp simd
-  for (int i = 0; i < 16; ++i) table[i] = to_bf16(kNf4[i] * scale);
+  for (int i = 0; i < 16; ++i) table[i] = Bf16{to_bf16(kNf4[i] * scale)};
+}
+TUNE_INLINE void fill_table(float scale, Fp16 (&table)[16]) {
+#pragma omp simd
+  for (int i = 0; i < 16; ++i) table[i] = Fp16{to_fp16(kNf4[i] * scale)};
 }
 
 TUNE_INLINE void look_up(const std::uint8_t* codes, const float (&table)[16], float* out) {
@@ -95,7 +103,8 @@ TUNE_INLINE Bytes chosen(Bytes table, Bytes which) {
 
 // Sixteen bytes at a time: the low halves of the sixteen results are one vector, the high halves another, and a code
 // chooses from each.
-TUNE_INLINE void look_up(const std::uint8_t* codes, const std::uint16_t (&table)[16], std::uint16_t* out) {
+template <typename TwoBytes>
+TUNE_INLINE void look_up(const std::uint8_t* codes, const TwoBytes (&table)[16], TwoBytes* out) {
   static_assert(std::endian::native == std::endian::little);
   Bytes halves[2];
   std::memcpy(halves, table, sizeof halves);
@@ -118,22 +127,28 @@ TUNE_INLINE void look_up(const std::uint8_t* codes, const std::uint16_t (&table)
   }
 }
 
-// Whole blocks.
-TUNE_CPU_CLONES void dequantize_blocks(const Scales& scales, const std::uint8_t* codes, std::int64_t first,
-                                       std::int64_t last, float* out) {
+template <typename T>
+TUNE_INLINE void dequantize_all(const Scales& scales, const std::uint8_t* codes, std::int64_t first, std::int64_t last,
+                                T* out) {
   for (std::int64_t block = first; block < last; ++block, out += kNf4Block) {
-    float table[16];
+    T table[16];
     fill_table(scales.of(block), table);
     look_up(codes + block * kNf4Block / 2, table, out);
   }
 }
+
+// Whole blocks.
 TUNE_CPU_CLONES void dequantize_blocks(const Scales& scales, const std::uint8_t* codes, std::int64_t first,
-                                       std::int64_t last, std::uint16_t* out) {
-  for (std::int64_t block = first; block < last; ++block, out += kNf4Block) {
-    std::uint16_t table[16];
-    fill_table(scales.of(block), table);
-    look_up(codes + block * kNf4Block / 2, table, out);
-  }
+                                       std::int64_t last, float* out) {
+  dequantize_all(scales, codes, first, last, out);
+}
+TUNE_CPU_CLONES void dequantize_blocks(const Scales& scales, const std::uint8_t* codes, std::int64_t first,
+                                       std::int64_t last, Bf16* out) {
+  dequantize_all(scales, codes, first, last, out);
+}
+TUNE_CPU_CLONES void dequantize_blocks(const Scales& scales, const std::uint8_t* codes, std::int64_t first,
+                                       std::int64_t last, Fp16* out) {
+  dequantize_all(scales, codes, first, last, out);
 }
 
 template <typename T>
@@ -203,11 +218,14 @@ void Nf4Quantizer::finish() {
 
 void dequantize_nf4(const Nf4Layout& layout, const std::byte* bytes, std::int64_t first, std::int64_t count,
                     Dtype dtype, std::byte* destination) {
-  TUNE_CHECK(dtype != Dtype::fp16, "NF4 is dequantised to bf16 and fp32");
-  if (dtype == Dtype::fp32)
-    dequantize(layout, bytes, first, count, reinterpret_cast<float*>(destination));
-  else
-    dequantize(layout, bytes, first, count, reinterpret_cast<std::uint16_t*>(destination));
+  switch (dtype) {
+    case Dtype::fp32:
+      return dequantize(layout, bytes, first, count, reinterpret_cast<float*>(destination));
+    case Dtype::bf16:
+      return dequantize(layout, bytes, first, count, reinterpret_cast<Bf16*>(destination));
+    case Dtype::fp16:
+      return dequantize(layout, bytes, first, count, reinterpret_cast<Fp16*>(destination));
+  }
 }
 
 }  // namespace tune

@@ -59,7 +59,7 @@ class Nf4Quantizer {
   std::vector<float> scales_;
 };
 
-/// Values [first, first + count) of a matrix as fp32 or bf16, into as many bytes. Thread-safe.
+/// Values [first, first + count) of a matrix of the wanted type, into as many bytes. Thread-safe.
 void dequantize_nf4(const Nf4Layout& layout, const std::byte* bytes, std::int64_t first, std::int64_t count,
                     Dtype dtype, std::byte* destination);
 

@@ -41,27 +41,27 @@ std::vector<std::string> names_of(DatasetType type) {
 
 // One function a sentence, named after it.
 
-void fp16_is_not_for_training(const Recipe& recipe, Reading& reading) {
-  if (recipe.train.precision == Dtype::fp16)
-    reading.problems.add(reading.place_of("train.precision"),
-                         "precision is fp16, which overflows in training without loss scaling", "write bf16");
-  if (recipe.model.dtype == Dtype::fp16)
-    reading.problems.add(reading.place_of("model.dtype"), "dtype is fp16, which training does not compute in",
-                         "write bf16");
+void fp16_skips_steps_as_a_whole(const Recipe& recipe, Reading& reading) {
+  if (recipe.train.precision == Dtype::fp16 && recipe.train.optimizer_in_backward)
+    reading.problems.add(
+        reading.place_of("train.optimizer_in_backward"),
+        "optimizer_in_backward is true, but precision is fp16: whether its gradients overflow is known "
+        "at the end of a step only",
+        "leave it out, or write precision: bf16");
 }
 
-void fp32_arithmetic_needs_fp32_weights_to_be_trained(const Recipe& recipe, Reading& reading) {
-  if (recipe.adapter.type == AdapterType::none && recipe.train.precision == Dtype::fp32 &&
-      recipe.model.dtype == Dtype::bf16)
-    reading.problems.add(reading.place_of("model.dtype"),
-                         "dtype is bf16, but all weights are trained with precision fp32",
-                         "write dtype: fp32, or precision: bf16");
+void weights_are_trained_in_the_precision_or_in_fp32(const Recipe& recipe, Reading& reading) {
+  const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision), precision = recipe.train.precision;
+  if (recipe.adapter.type == AdapterType::none && dtype != precision && dtype != Dtype::fp32)
+    reading.problems.add(
+        reading.place_of("model.dtype"),
+        fmt::format("dtype is {}, but all weights are trained with precision {}", spelling(dtype), spelling(precision)),
+        fmt::format("write dtype: {}, or precision: {}", spelling(precision), spelling(dtype)));
 }
 
 void lora_computes_in_the_dtype_of_its_base(const Recipe& recipe, Reading& reading) {
-  if (!has_adapter(recipe.adapter) || recipe.train.precision == Dtype::fp16) return;
-  if (recipe.model.dtype.value_or(recipe.train.precision) != recipe.train.precision &&
-      recipe.model.dtype != Dtype::fp16)
+  if (!has_adapter(recipe.adapter)) return;
+  if (recipe.model.dtype.value_or(recipe.train.precision) != recipe.train.precision)
     reading.problems.add(reading.place_of("model.dtype"),
                          fmt::format("dtype is {}, but precision is {}: a frozen base computes in its own dtype",
                                      spelling(*recipe.model.dtype), spelling(recipe.train.precision)),
@@ -309,8 +309,8 @@ void only_shards_have_a_size_and_are_kept_or_not(const Recipe& recipe, Reading& 
 }  // namespace
 
 void check_combinations(const Recipe& recipe, Reading& reading) {
-  fp16_is_not_for_training(recipe, reading);
-  fp32_arithmetic_needs_fp32_weights_to_be_trained(recipe, reading);
+  fp16_skips_steps_as_a_whole(recipe, reading);
+  weights_are_trained_in_the_precision_or_in_fp32(recipe, reading);
   lora_computes_in_the_dtype_of_its_base(recipe, reading);
   target_modules_are_linear_layers(recipe, reading);
   an_adapter_to_start_from_needs_type_lora(recipe, reading);

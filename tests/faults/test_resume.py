@@ -22,7 +22,7 @@ METHODS = {
             "type": "qlora", "lora_dropout": 0.1, "use_rslora": True, "loraplus_lr_ratio": 4, "init_lora_weights": "pissa",
             "rank_pattern": {"down_proj": 3}, "modules_to_save": ["lm_head"],
         },  # fmt: skip
-        train={"precision": "bf16", "per_device_train_batch_size": 2, "optim": "adamw_8bit", "neftune_noise_alpha": 5},
+        train={"precision": "fp16", "per_device_train_batch_size": 2, "optim": "adamw_8bit", "neftune_noise_alpha": 5},
     ),
     "full": dict(adapter={"type": "none"}, train={"lr_scheduler_type": "cosine", "warmup_steps": 3}),
 }

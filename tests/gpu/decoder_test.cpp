@@ -61,8 +61,9 @@ const Case kCases[] = {
 std::unique_ptr<Decoder> make_decoder(const Case& c, Dtype dtype, const char* device) {
   at::manual_seed(11);
   ModelConfig config = tiny(c.kv_heads, c.window, c.tied, c.experts);
-  // Rounding to bf16 sends a token that is undecided between two experts to the other one: there every token sees all.
-  if (dtype == Dtype::bf16) config.num_experts_per_tok = c.experts;
+  // Rounding to 16 bits sends a token that is undecided between two experts to the other one: there every token sees
+  // all.
+  if (dtype != Dtype::fp32) config.num_experts_per_tok = c.experts;
   DecoderOptions options{.dtype = dtype, .device = device, .gradient_checkpointing = c.checkpointing};
   options.adapter = {.type = c.adapter ? AdapterType::lora : AdapterType::none, .lora_r = 4, .lora_alpha = 8};
   return std::make_unique<Decoder>(config, RandomModel(config, 0.1), options);
@@ -93,10 +94,10 @@ TEST_F(GpuDecoder, HiddenStatesAndGradientsAreTheCpus) {
     const Loss loss = supervised_loss(*decoder, batch, 0.25, true);
     return std::pair(std::move(decoder), loss.sum);
   };
-  for (const Dtype dtype : {Dtype::fp32, Dtype::bf16}) {
+  for (const Dtype dtype : {Dtype::fp32, Dtype::bf16, Dtype::fp16}) {
     // share of the norm: fp32 sums of some hundred terms; bf16 differs from fp32 by up to 0.043 here (on the CPU), so
-    // two ways to round by up to twice that
-    const double tolerance = dtype == Dtype::fp32 ? 3e-5 : 0.09;
+    // two ways to round by up to twice that; fp16 rounds eight times as finely
+    const double tolerance = dtype == Dtype::fp32 ? 3e-5 : dtype == Dtype::bf16 ? 0.09 : 0.012;
     for (const Case& c : kCases) {
       auto [host, host_loss] = trained(c, dtype, "cpu");
       auto [gpu, gpu_loss] = trained(c, dtype, "cuda:0");
@@ -149,17 +150,19 @@ std::vector<double> losses_of_run(const Case& c, Dtype dtype, const char* device
   std::unique_ptr<Decoder> decoder = make_decoder(c, dtype, device);
   const TrainOptions train{.learning_rate = c.adapter ? 5e-3 : 1e-3, .lr_scheduler_type = Scheduler::constant};
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder->trained(), train);
+  LossScaler scaler;
   std::vector<double> losses;
   for (int step = 0; step < 20; ++step)
-    losses.push_back(
-        lone_step(*decoder, *optimizer, {documents({33, 50}, step % 4), documents({64}, step % 3)}, train, step, 20)
-            ->loss);
+    losses.push_back(lone_step(*decoder, *optimizer, {documents({33, 50}, step % 4), documents({64}, step % 3)}, train,
+                               step, 20, dtype == Dtype::fp16 ? &scaler : nullptr)
+                         ->loss);
   return losses;
 }
 
 // Every step's loss, the last one's too. Adam divides by the size of a gradient, so rounding errors of small ones grow:
-// on the CPU, weights off by one rounding move these losses by up to 3e-6 in fp32 and 3.2e-3 in bf16.
-constexpr double kFp32Tolerance = 1e-4, kBf16Tolerance = 1e-2;
+// on the CPU, weights off by one rounding move these losses by up to 3e-6 in fp32 and 3.2e-3 in bf16; fp16 rounds eight
+// times as finely.
+constexpr double kFp32Tolerance = 1e-4, kBf16Tolerance = 1e-2, kFp16Tolerance = 2e-3;
 
 void expect_same_curve(const Case& c, Dtype dtype, double tolerance, std::string& figures) {
   const std::vector<double> host = losses_of_run(c, dtype, "cpu"), gpu = losses_of_run(c, dtype, "cuda:0");
@@ -168,17 +171,22 @@ void expect_same_curve(const Case& c, Dtype dtype, double tolerance, std::string
   EXPECT_LE(worst, tolerance) << c.name;
   EXPECT_LT(gpu.back(), 0.9 * gpu.front()) << c.name << " learns nothing";
   figures += fmt::format("{}{} loss {:.3f} -> {:.3f}, off by {:.1e} (allowed {:.0e})", figures.empty() ? "" : "; ",
-                         dtype == Dtype::fp32 ? "fp32" : "bf16", gpu.front(), gpu.back(), worst, tolerance);
+                         dtype == Dtype::fp32   ? "fp32"
+                         : dtype == Dtype::bf16 ? "bf16"
+                                                : "fp16",
+                         gpu.front(), gpu.back(), worst, tolerance);
 }
 
 TEST_F(GpuDecoder, TwentyStepsOfLoraFollowTheCpu) {
   expect_same_curve(kCases[1], Dtype::fp32, kFp32Tolerance, figures_);
   expect_same_curve(kCases[1], Dtype::bf16, kBf16Tolerance, figures_);
+  expect_same_curve(kCases[1], Dtype::fp16, kFp16Tolerance, figures_);
 }
 
 TEST_F(GpuDecoder, TwentyStepsOfFullTuningFollowTheCpu) {
   expect_same_curve(kCases[3], Dtype::fp32, kFp32Tolerance, figures_);
   expect_same_curve(kCases[3], Dtype::bf16, kBf16Tolerance, figures_);
+  expect_same_curve(kCases[3], Dtype::fp16, kFp16Tolerance, figures_);
 }
 
 }  // namespace

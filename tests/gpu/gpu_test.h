@@ -15,7 +15,6 @@
 namespace tune {
 
 inline const at::Device kGpu(at::kCUDA, 0);
-constexpr at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16};
 constexpr double kFloatRoundoff = 0x1p-24;
 
 /// Skipped where there is no GPU. A line a test (name, result, seconds, figures) goes to the file TUNE_GPU_TABLE names:

@@ -1,5 +1,5 @@
 // Every operation on the GPU against its CPU twin on the same inputs. Both round at the same places; what differs is
-// the order of fp32 sums and, where such a difference crosses a tie, one rounding to bf16 on each side.
+// the order of fp32 sums and, where such a difference crosses a tie, one rounding to bf16 or fp16 on each side.
 #include <cmath>
 
 #include "checkpoints/quantize/nf4.h"
@@ -256,7 +256,7 @@ TEST_F(GpuKernels, LinearCrossEntropy) {
       };
       const auto [gpu, gpu_d_weight] = on_gpu();
       // logits and their gradients are rounded to the type on both sides: norm x roundoff x roundings
-      const double rounding = type == at::kBFloat16 ? 6 * unit_roundoff(type) : 0;
+      const double rounding = type == at::kFloat ? 0 : 6 * unit_roundoff(type);
       EXPECT_NEAR(gpu.loss_sum, host.loss_sum, host.loss_sum * (sums_of(s.hidden) + rounding));
       expect_close(gpu.d_hidden, host.d_hidden,
                    at::full({}, host.d_hidden.abs().max().item<double>() * (sums_of(s.vocab) + rounding)), "d_hidden");
@@ -311,8 +311,7 @@ TEST_F(GpuKernels, Attention) {
       std::int32_t longest = 0;
       for (std::size_t i = 0; i + 1 < c.document_starts.size(); ++i)
         longest = std::max(longest, c.document_starts[i + 1] - c.document_starts[i]);
-      const double fp32 = sums_of(c.shape.head_dim + longest),
-                   rounding = type == at::kBFloat16 ? unit_roundoff(type) : 0;
+      const double fp32 = sums_of(c.shape.head_dim + longest), rounding = type == at::kFloat ? 0 : unit_roundoff(type);
       expect_close(gpu.out, host.out, at::full({}, host.out.abs().max().item<double>() * (fp32 + 3 * rounding)),
                    name + " out");
       expect_close(gpu_d_qkv, d_qkv, at::full({}, d_qkv.abs().max().item<double>() * (2 * fp32 + 8 * rounding)),

@@ -219,7 +219,7 @@ def test_bf16_lora_ends_where_peft_does(tiny, rng, tmp_path):
     setting = Setting(tiny("mixtral"), rng, tmp_path, schedule, **sections)
     model = peft_model(load(tiny("mixtral")).to(torch.bfloat16), tmp_path / "init")
     setting.train()
-    plain_loop(model, setting.rows, schedule, autocast=True)
+    plain_loop(model, setting.rows, schedule, autocast=bf16_autocast)
     with torch.no_grad(), bf16_autocast():
         want = loss_of(model, setting.evaluation_rows).item()
     assert relative(eval_losses(setting.output)[-1], want) <= 0.01

@@ -3,15 +3,18 @@
 A step sees the whole data set, so the order of the rows has no say.
 """
 
+import contextlib
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from bf16 import bf16_autocast
+from bf16 import bf16_autocast, fp16_autocast
 from tiny_models import MODELS
 from tune_program import eval_losses, recipe_for, relative, shown_rows, steps, tune, write_chats, write_recipe
 
@@ -53,20 +56,23 @@ def loss_of(model, rows):
     return total / count
 
 
-def plain_loop(model, rows, schedule, weight_decay=0.0, autocast=False):
+def plain_loop(model, rows, schedule, count=STEPS, weight_decay=0.0, autocast=contextlib.nullcontext, scaled=False):
     """[(loss, gradient norm)] a step: the loop that anybody would write."""
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices, norms = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() == 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}])
     history = []
-    for step in range(STEPS):
+    for step in range(count):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step)
-        with bf16_autocast(enabled=autocast):
+        with autocast():
             loss = loss_of(model, rows)
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         history.append((loss.item(), norm.item()))
     return history
@@ -145,7 +151,7 @@ def test_bf16_lora_ends_where_peft_does(name, tiny, rng, tmp_path):
     setting = Setting(tiny(name), rng, tmp_path, schedule, adapter=adapter, train={"precision": "bf16"})
     model = fresh_adapter(setting.model(torch.bfloat16), tmp_path / "init")
     setting.train()
-    plain_loop(model, setting.rows, schedule, autocast=True)
+    plain_loop(model, setting.rows, schedule, autocast=bf16_autocast)
     with torch.no_grad(), bf16_autocast():
         want = loss_of(model, setting.evaluation_rows).item()
     assert relative(eval_losses(setting.output)[-1], want) <= 0.01
@@ -156,10 +162,66 @@ def test_bf16_full_ends_where_a_plain_loop_does(tiny, rng, tmp_path):
     setting = Setting(tiny("llama-gqa"), rng, tmp_path, schedule, adapter={"type": "none"}, train={"precision": "bf16"})
     setting.train()
     model = setting.model()
-    plain_loop(model, setting.rows, schedule, autocast=True)
+    plain_loop(model, setting.rows, schedule, autocast=bf16_autocast)
     with torch.no_grad(), bf16_autocast():
         want = loss_of(model, setting.evaluation_rows).item()
     assert relative(eval_losses(setting.output)[-1], want) <= 0.01
+
+
+FP16_STEPS = 12
+
+
+@pytest.mark.parametrize("method", ["lora", "none"])
+def test_fp16_is_pytorchs_with_its_grad_scaler(method, tiny, rng, tmp_path):
+    """They round at other places, eight times as finely as in bf16."""
+    schedule = Schedule(LORA_LEARNING_RATE if method == "lora" else FULL_LEARNING_RATE)
+    adapter = {"init_adapter": str(tmp_path / "init")} if method == "lora" else {"type": "none"}
+    setting = Setting(tiny("llama-mha"), rng, tmp_path, schedule, adapter=adapter, train={"precision": "fp16", "max_steps": FP16_STEPS})
+    model = fresh_adapter(setting.model(torch.float16), tmp_path / "init") if method == "lora" else setting.model()
+    lines = setting.train()
+    history = plain_loop(model, setting.rows, schedule, FP16_STEPS, autocast=fp16_autocast, scaled=True)
+    worst = [max(relative(line[key], judge[i]) for line, judge in zip(lines, history)) for i, key in enumerate(("loss", "grad_norm"))]
+    print(f"{method}: losses off by {worst[0]:.1e}, gradient norms by {worst[1]:.1e}")
+    assert history[-1][0] < 0.9 * history[0][0]
+    assert worst[0] <= 0.002 and worst[1] <= 0.02
+    assert {line["loss_scale"] for line in lines} == {65536}
+    assert json.loads((setting.output / "run.json").read_text())["totals"]["skipped_steps"] == 0
+    with torch.no_grad(), fp16_autocast():
+        assert relative(eval_losses(setting.output)[-1], loss_of(model, setting.evaluation_rows).item()) <= 0.002
+
+
+def test_steps_whose_gradients_overflow_are_skipped(tiny, rng, tmp_path):
+    """Gradients through a head of large weights overflow until the scale is low enough, in PyTorch's loop as well."""
+    folder, schedule = tmp_path / "model", Schedule(LORA_LEARNING_RATE)
+    shutil.copytree(tiny("llama-mha"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] *= 64
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    setting = Setting(folder, rng, tmp_path, schedule, adapter={"init_adapter": str(tmp_path / "init")},
+                      train={"precision": "fp16", "max_steps": FP16_STEPS}, save={"save_steps": 1, "save_total_limit": 99})  # fmt: skip
+    model = fresh_adapter(setting.model(torch.float16), tmp_path / "init")
+    lines = setting.train()
+    skipped = sum("grad_norm" not in line for line in lines)
+    history = plain_loop(model, setting.rows, schedule, FP16_STEPS, autocast=fp16_autocast, scaled=True)
+    theirs = sum(not math.isfinite(norm) for _, norm in history)
+    print(f"{skipped} steps skipped, by PyTorch {theirs}")
+    assert 2 <= skipped <= 8 and abs(skipped - theirs) <= 1
+    assert [line["loss_scale"] for line in lines] == [65536 / 2 ** min(i, skipped) for i in range(FP16_STEPS)]
+    assert all("grad_norm" in line for line in lines[skipped:])
+    assert json.loads((setting.output / "run.json").read_text())["totals"]["skipped_steps"] == skipped
+    start = load_file(tmp_path / "init" / "adapter_model.safetensors")
+    for name, values in load_file(setting.output / f"checkpoint-{skipped}" / "adapter_model.safetensors").items():
+        assert torch.equal(values, start[name]), name
+    # from a step on that is skipped, and from one after it, it goes the same way
+    last = f"checkpoint-{FP16_STEPS}"
+    for step in (1, skipped + 1):
+        output = tmp_path / f"from-{step}"
+        shutil.copytree(setting.output, output)
+        tune("run", "--recipe", setting.recipe, "--set", f"output_dir={output}", "--resume", output / f"checkpoint-{step}")
+        for key in ("loss", "loss_scale"):
+            assert [line[key] for line in steps(output)] == [line[key] for line in lines]
+        for name in ("adapter_model.safetensors", "optimizer.safetensors"):
+            assert (output / last / name).read_bytes() == (setting.output / last / name).read_bytes()
 
 
 def test_evaluation_equals_transformers(tiny, rng, tmp_path):

@@ -8,8 +8,20 @@ namespace {
 TEST(Checks, SayWhatCannotGoTogether) {
   const std::string model = "model: {base_model: base}\n";
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {kLeast + "train: {precision: fp16}",
-       "r.yaml:3:20: precision is fp16, which overflows in training without loss scaling; write bf16"},
+      {kLeast + "train: {precision: fp16}", ""},
+      {kLeast + "adapter: {type: none}\ntrain: {precision: fp16, optimizer_in_backward: true}",
+       "r.yaml:4:43: optimizer_in_backward is true, but precision is fp16: whether its gradients overflow is known at "
+       "the end of a step only; leave it out, or write precision: bf16"},
+      {kLeast + "train: {precision: fp8}",
+       "r.yaml:3:20: precision is \"fp8\"; nothing is trained in fp8; write bf16, or adapter.type: qlora where memory "
+       "is "
+       "short"},
+      {"model: {base_model: base, dtype: fp16}\ndata: {datasets: [{path: a}]}\nadapter: {type: none}",
+       "r.yaml:1:34: dtype is fp16, but all weights are trained with precision bf16; write dtype: bf16, or precision: "
+       "fp16"},
+      {"model: {base_model: base, dtype: fp16}\ndata: {datasets: [{path: a}]}",
+       "r.yaml:1:34: dtype is fp16, but precision is bf16: a frozen base computes in its own dtype; leave dtype out, "
+       "or write the same in both places"},
       {"model: {base_model: base, dtype: bf16}\ndata: {datasets: [{path: a}]}\nadapter: {type: none}\ntrain: "
        "{precision: fp32}",
        "r.yaml:1:34: dtype is bf16, but all weights are trained with precision fp32; write dtype: fp32, or precision: "

@@ -39,7 +39,7 @@ class Attention : public KernelTest {
 };
 
 TEST_F(Attention, EqualsAutogradOfTheReference) {
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+  for (const at::ScalarType type : kTypes)
     for (const Case& c : kCases) {
       const at::Tensor qkv = random_qkv(c, type), wide = leaf(qkv, at::kDouble);
       const at::Tensor expected = attention_reference(wide, c.document_starts, c.shape);
@@ -48,10 +48,10 @@ TEST_F(Attention, EqualsAutogradOfTheReference) {
 
       const AttentionResult result = attention(qkv, c.document_starts, c.shape);
       const at::Tensor d_qkv = attention_backward(d_out, qkv, result, c.document_starts, c.shape);
-      // norm x eps x terms: a score sums head_dim products, an output up to `longest` weights. bf16: one rounding
+      // norm x eps x terms: a score sums head_dim products, an output up to `longest` weights. 16 bits: one rounding
       // forwards; backwards the rounded out enters every weight's gradient, and the result is rounded
       const double fp32 = (static_cast<double>(c.shape.head_dim) + longest(c) + 32) * 0x1p-24;
-      const double rounding = type == at::kBFloat16 ? 1.01 * 0x1p-8 : 0;
+      const double rounding = type == at::kFloat ? 0 : 1.01 * unit_roundoff(type);
       const double out_norm = expected.detach().abs().max().item<double>(),
                    gradient_norm = wide.grad().abs().max().item<double>();
       expect_within(result.out, expected.detach(), out_norm * (fp32 + rounding), std::string(c.name) + ", out");
@@ -78,7 +78,7 @@ TEST_F(Attention, DocumentsDoNotSeeEachOther) {
 }
 
 TEST_F(Attention, RepeatsToTheLastBit) {
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+  for (const at::ScalarType type : kTypes)
     for (const Case& c : kCases) {
       const at::Tensor qkv = random_qkv(c, type);
       const AttentionResult first = attention(qkv, c.document_starts, c.shape);

@@ -17,7 +17,7 @@ constexpr double kScale = 0.037;
 class CrossEntropy : public KernelTest {};
 
 TEST_F(CrossEntropy, EqualsAutogradOfTheReference) {
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+  for (const at::ScalarType type : kTypes)
     for (const Shape& s : kShapes) {
       const std::string what = fmt::format("{} {} x {} x {}", c10::toString(type), s.rows, s.hidden, s.vocab);
       const at::Tensor hidden = random({s.rows, s.hidden}, type);
@@ -36,7 +36,7 @@ TEST_F(CrossEntropy, EqualsAutogradOfTheReference) {
       const double largest = at::mm(hidden.to(at::kDouble), weight.to(at::kDouble).t()).abs().max().item<double>();
       const double magnitude =
           at::mm(hidden.to(at::kDouble).abs(), weight.to(at::kDouble).t().abs()).max().item<double>();
-      const double roundoff = type == at::kBFloat16 ? 0x1p-8 : 0;
+      const double roundoff = type == at::kFloat ? 0 : unit_roundoff(type);
       const double logit = magnitude * static_cast<double>(s.hidden) * 0x1p-24 + largest * roundoff;
       const double sums = static_cast<double>(s.vocab + s.rows + 32) * 0x1p-24;
       EXPECT_NEAR(result.loss_sum, loss.item<double>(),

@@ -13,7 +13,7 @@ RowGroups groups_of(const std::vector<std::int64_t>& sizes) { return {at::tensor
 
 TEST_F(GroupedMatmul, EqualsAProductAGroup) {
   constexpr std::int64_t kIn = 24, kOut = 40;
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+  for (const at::ScalarType type : kTypes)
     for (const std::vector<std::int64_t>& sizes : {std::vector<std::int64_t>{5, 0, 61, 1}, {0, 0, 9}, {7, 70}}) {
       const RowGroups groups = groups_of(sizes);
       const std::int64_t count = groups.count(), rows = groups.ends[-1].item<std::int64_t>();

@@ -27,14 +27,20 @@ class KernelTest : public ::testing::Test {
 };
 
 /// Half the distance between neighbours of 1: the relative error of one rounding.
-inline double unit_roundoff(at::ScalarType type) { return type == at::kFloat ? 0x1p-24 : 0x1p-8; }
+inline double unit_roundoff(at::ScalarType type) {
+  return type == at::kFloat ? 0x1p-24 : type == at::kHalf ? 0x1p-11 : 0x1p-8;
+}
 
-/// |actual - expected| <= bound, element by element; bound is a number or a tensor. NaN fails.
+/// What the kernels compute in.
+constexpr at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16, at::kHalf};
+
+/// |actual - expected| <= bound, element by element; bound is a number or a tensor. NaN fails. Numbers of fp16 below
+/// 2^-14 are 2^-24 apart however small they are: a few roundings to such are allowed beside the bound.
 inline void expect_within(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& bound,
                           const std::string& what) {
   ASSERT_EQ(actual.sizes(), expected.sizes()) << what;
   const at::Tensor error = (actual.to(at::kDouble) - expected.to(at::kDouble)).abs();
-  const at::Tensor within = error.le(bound.to(at::kDouble));
+  const at::Tensor within = error.le(bound.to(at::kDouble) + (actual.scalar_type() == at::kHalf ? 0x1p-22 : 0.0));
   EXPECT_TRUE(within.all().item<bool>()) << what << ": error up to " << error.max().item<double>() << ", "
                                          << within.logical_not().sum().item<std::int64_t>() << " of " << error.numel()
                                          << " values beyond their bound";

@@ -23,7 +23,7 @@ at::Tensor bound_of(const at::Tensor& a, const at::Tensor& b, const at::Tensor& 
 }
 
 TEST_F(Matmul, EqualsFp64InEveryOrientation) {
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+  for (const at::ScalarType type : kTypes)
     for (const Product& p : kProducts) {
       const at::Tensor a = random({p.m, p.k}, type), b = random({p.k, p.n}, type);
       const at::Tensor expected = at::mm(a.to(at::kDouble), b.to(at::kDouble)), bound = bound_of(a, b, expected);
@@ -35,7 +35,7 @@ TEST_F(Matmul, EqualsFp64InEveryOrientation) {
 }
 
 TEST_F(Matmul, AddsScaledProductsInPlace) {
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+  for (const at::ScalarType type : kTypes)
     for (const Product& p : kProducts)
       for (const double alpha : {1.0, 2.0, 0.37}) {
         const at::Tensor a = random({p.m, p.k}, type), before = random({p.m, p.n}, type);
@@ -67,7 +67,7 @@ TEST_F(Matmul, ThroughFp32EqualsFp64) {
 }
 
 TEST_F(Matmul, RepeatsToTheLastBit) {
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+  for (const at::ScalarType type : kTypes)
     for (const Product& p : kProducts) {
       const at::Tensor a = random({p.m, p.k}, type), b = random({p.n, p.k}, type);
       const at::Tensor first = matmul_nt(a, b);

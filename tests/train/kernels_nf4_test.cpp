@@ -42,7 +42,7 @@ void expect_products_of_dense_weights(const std::vector<std::int64_t>& rows, std
 }
 
 TEST(Nf4Products, AreThoseOfTheDequantisedWeights) {
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
     expect_products_of_dense_weights({64}, 64, dtype);
     expect_products_of_dense_weights({24, 8, 8}, 48, dtype);  // blocks go over the ends of rows
     expect_products_of_dense_weights({5, 3}, 7, dtype);
@@ -58,6 +58,12 @@ TEST(Nf4Products, AreTiledWhereTheWeightIsLarge) {
 TEST(Nf4Products, EachGroupHasItsOwnMatrices) {
   const RowGroups groups{at::tensor({4, 4, 9}, at::kInt)};  // the second has no rows
   expect_products_of_dense_weights({16, 8, 16, 8, 16, 8}, 64, at::kFloat, groups);
+}
+
+TEST(Nf4Products, ValuesAreRoundedAsATenDoes) {
+  const Nf4Matrices weight = random_matrices({24, 8, 8}, 50);
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
+    EXPECT_TRUE(at::equal(dense(weight, dtype), dense(weight, at::kFloat).to(dtype))) << c10::toString(dtype);
 }
 
 TEST(Nf4Products, RectanglesAreCutOutOfTheWhole) {

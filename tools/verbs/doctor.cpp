@@ -142,24 +142,28 @@ std::string describe(const GraphicsDriver& driver) {
 }
 
 Finding graphics() {
-  constexpr int kOldest = 80;  // Ampere: the first with bf16 in hardware, and what the kernels are compiled for
+  constexpr int kOldest = 75, kWithBf16 = 80;  // Turing: what the kernels are compiled for; Ampere
   const std::optional<GraphicsDriver> driver = find_graphics_driver();
   const std::string built = at::globalContext().hasCUDART() ? "built with CUDA" : "built without CUDA";
   if (!driver)
     return {Verdict::advice, "GPU", built + ", no NVIDIA driver",
             "training runs on the processor; for a GPU install NVIDIA's driver (libcuda.so.1)"};
   Finding finding{Verdict::good, "GPU", fmt::format("{}, {}", built, describe(*driver))};
-  const bool too_old = std::any_of(driver->cards.begin(), driver->cards.end(),
-                                   [](const GraphicsCard& card) { return card.capability < kOldest; });
+  const auto any_before = [&](int capability) {
+    return std::any_of(driver->cards.begin(), driver->cards.end(),
+                       [&](const GraphicsCard& card) { return card.capability < capability; });
+  };
   if (driver->cards.empty())
     finding.remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES";
   else if (!at::globalContext().hasCUDART())
     finding.remedy = "install the CUDA toolkit (nvcc) and build again with -DTUNE_CUDA=ON to use it";
-  else if (too_old)
-    finding.remedy = "cards before compute capability 8.0 are not supported; choose another with CUDA_VISIBLE_DEVICES";
+  else if (any_before(kOldest))
+    finding.remedy = "cards before compute capability 7.5 are not supported; choose another with CUDA_VISIBLE_DEVICES";
   else if (!at::globalContext().hasCUDA() || at::detail::getCUDAHooks().deviceCount() == 0)
     finding.remedy =
         fmt::format("LibTorch {} does not see it: the driver may be too old for it, update the driver", TORCH_VERSION);
+  else if (any_before(kWithBf16))
+    finding.remedy = "cards before compute capability 8.0 have no bf16: write train.precision: fp16";
   if (!finding.remedy.empty()) finding.verdict = Verdict::advice;
   return finding;
 }

@@ -7,6 +7,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/reader.h"
+#include "recipes/schema/spelling.h"
 #include "recipes/schema/tell.h"
 #include "tools/verbs/arguments.h"
 #include "tools/verbs/recipe_argument.h"
@@ -15,6 +16,12 @@
 
 namespace tune {
 namespace {
+
+Dtype dtype_called(const std::string& name) {
+  for (const auto& [dtype, spelled] : Spelling<Dtype>::values)
+    if (spelled == name) return dtype;
+  throw Error{Fault::recipe, {}, fmt::format("--dtype is {}; it may be bf16, fp16 or fp32", name), ""};
+}
 
 // What the run says that wrote the adapter or the model (it lies in output_dir/final, checkpoint-N or export/adapter),
 // else the model's own format, else none at all.
@@ -42,8 +49,8 @@ int generate_verb(const std::vector<std::string>& arguments) {
       "max-tokens", po::value<std::int64_t>()->default_value(128), "length of the answer at most")(
       "temperature", po::value<double>()->default_value(0.0), "0 = always the most likely token")(
       "seed", po::value<std::int64_t>()->default_value(0), "of the sampling")(
-      "dtype", po::value<std::string>()->default_value("bf16"), "bf16 or fp32")("compare",
-                                                                                "the base model's answer, too");
+      "dtype", po::value<std::string>()->default_value("bf16"), "bf16, fp16 or fp32")("compare",
+                                                                                      "the base model's answer, too");
   po::variables_map values;
   if (!parse_arguments(
           arguments, "generate", "Answers one prompt in the training template.",
@@ -53,9 +60,7 @@ int generate_verb(const std::vector<std::string>& arguments) {
   for (const char* required : {"model", "prompt"})
     if (values.count(required) == 0)
       throw Error{Fault::recipe, {}, fmt::format("--{} is missing", required), "see tune generate --help"};
-  const std::string dtype = values["dtype"].as<std::string>();
-  if (dtype != "bf16" && dtype != "fp32")
-    throw Error{Fault::recipe, {}, fmt::format("--dtype is {}; it may be bf16 or fp32", dtype), ""};
+  const Dtype dtype = dtype_called(values["dtype"].as<std::string>());
 
   const auto max_tokens = values["max-tokens"].as<std::int64_t>();
   if (max_tokens < 1)
@@ -69,7 +74,7 @@ int generate_verb(const std::vector<std::string>& arguments) {
   recipe.data.chat_template = values.count("template") != 0
                                   ? values["template"].as<std::string>()
                                   : training_template(recipe.model.base_model, values["adapter"].as<std::string>());
-  recipe.train.precision = dtype == "bf16" ? Dtype::bf16 : Dtype::fp32;
+  recipe.train.precision = dtype;
   choose_adapter(recipe, values["adapter"].as<std::string>());
   const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));

@@ -14,7 +14,7 @@ struct AttentionShape {
 };
 
 /// Causal attention inside each document of a packed batch; documents do not see each other. Scale 1/sqrt(head_dim).
-///   qkv              [tokens, (query_heads + 2 * kv_heads) * head_dim]  bf16 or fp32, rotated already
+///   qkv              [tokens, (query_heads + 2 * kv_heads) * head_dim]  fp32, bf16 or fp16, rotated already
 ///   document_starts  first token of each document, then the number of tokens (on the host)
 ///   out              [tokens, query_heads * head_dim], dtype of qkv
 ///   log_sum_exp      [query_heads, tokens] fp32, what the backward needs; in fp32 on CUDA in the kernel's own layout

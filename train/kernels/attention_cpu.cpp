@@ -40,6 +40,10 @@ TUNE_CPU_CLONES void widen(const c10::BFloat16* from, float* to, int64_t n, floa
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) to[j] = to_float(from[j]) * scale;
 }
+TUNE_CPU_CLONES void widen(const c10::Half* from, float* to, int64_t n, float scale) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) to[j] = to_float(from[j]) * scale;
+}
 TUNE_CPU_CLONES void narrow(const float* from, float* to, int64_t n, float scale) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) to[j] = from[j] * scale;
@@ -47,6 +51,10 @@ TUNE_CPU_CLONES void narrow(const float* from, float* to, int64_t n, float scale
 TUNE_CPU_CLONES void narrow(const float* from, c10::BFloat16* to, int64_t n, float scale) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) to[j] = from_float<c10::BFloat16>(from[j] * scale);
+}
+TUNE_CPU_CLONES void narrow(const float* from, c10::Half* to, int64_t n, float scale) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) to[j] = from_float<c10::Half>(from[j] * scale);
 }
 
 // rows [n, width] -> panels [n / kPanel][width][kPanel]; columns after the last row are left zero.

@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
 
 #include <algorithm>
@@ -7,9 +8,10 @@
 #include "train/kernels/cuda.h"
 #include "train/kernels/upload.h"
 
-// ATen's own kernels, which know packed documents: FlashAttention-2 in bf16, CUTLASS's memory-efficient attention in
-// fp32 (its products are three TF32 ones, as good as fp32) and for heads wider than FlashAttention takes. Their
-// backward adds atomically unless ATen's deterministic algorithms are asked for (train/device.h, use_exact_kernels).
+// ATen's own kernels, which know packed documents: FlashAttention-2 in bf16 and fp16, CUTLASS's memory-efficient
+// attention in fp32 (its products are three TF32 ones, as good as fp32), for heads wider than FlashAttention takes and
+// on cards that are too old for it. Their backward adds atomically unless ATen's deterministic algorithms are asked for
+// (train/device.h, use_exact_kernels).
 
 namespace tune::cuda {
 namespace {
@@ -61,7 +63,8 @@ Heads split(const at::Tensor& qkv, const AttentionShape& shape) {
 double scale_of(const AttentionShape& shape) { return 1.0 / std::sqrt(static_cast<double>(shape.head_dim)); }
 
 bool flash(const at::Tensor& qkv, const AttentionShape& shape) {
-  return qkv.scalar_type() == at::kBFloat16 && shape.head_dim <= kWidestFlashHead;
+  if (qkv.scalar_type() == at::kFloat || shape.head_dim > kWidestFlashHead) return false;
+  return at::cuda::getDeviceProperties(qkv.device().index())->major >= 8;  // Ampere
 }
 
 struct FlashWindow {

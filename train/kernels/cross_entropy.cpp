@@ -53,6 +53,9 @@ TUNE_CPU_CLONES void cross_entropy_rows(const Rows<float>& r, std::int64_t begin
 TUNE_CPU_CLONES void cross_entropy_rows(const Rows<c10::BFloat16>& r, std::int64_t begin, std::int64_t end) {
   pass(r, begin, end);
 }
+TUNE_CPU_CLONES void cross_entropy_rows(const Rows<c10::Half>& r, std::int64_t begin, std::int64_t end) {
+  pass(r, begin, end);
+}
 
 // -> losses [rows] fp32; with want_gradient the logits become (softmax - onehot(label)) * scale.
 at::Tensor cross_entropy_(at::Tensor& logits, const at::Tensor& labels, double scale, bool want_gradient) {

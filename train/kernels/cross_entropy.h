@@ -6,7 +6,7 @@
 namespace tune {
 
 /// Linear layer and cross-entropy in one, chunk by chunk: logits exist for `chunk_rows` rows at a time only.
-///   hidden   [rows, hidden]  bf16 or fp32; only rows that carry a label
+///   hidden   [rows, hidden]  fp32, bf16 or fp16; only rows that carry a label
 ///   weight   [vocab, hidden] dtype of hidden
 ///   labels   [rows] int64, all in [0, vocab)
 ///   scale    the gradients are those of scale * (sum of negative log-likelihoods)

@@ -4,6 +4,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include <cstdint>
 
@@ -69,8 +70,10 @@ template <typename F>
 void for_pack(const at::Tensor& x, std::int64_t columns, F&& f) {
   const bool aligned = reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16 == 0;
   if (x.scalar_type() == at::kFloat) return aligned && columns % 4 == 0 ? f(Pack<float, 4>{}) : f(Pack<float, 1>{});
-  TORCH_CHECK(x.scalar_type() == at::kBFloat16, x.scalar_type(), "; bf16 and fp32 are supported");
-  return aligned && columns % 8 == 0 ? f(Pack<c10::BFloat16, 8>{}) : f(Pack<c10::BFloat16, 1>{});
+  const bool eight = aligned && columns % 8 == 0;
+  if (x.scalar_type() == at::kBFloat16) return eight ? f(Pack<c10::BFloat16, 8>{}) : f(Pack<c10::BFloat16, 1>{});
+  TORCH_CHECK(x.scalar_type() == at::kHalf, x.scalar_type(), "; fp32, bf16 and fp16 are supported");
+  return eight ? f(Pack<c10::Half, 8>{}) : f(Pack<c10::Half, 1>{});
 }
 
 /// Where the work of one operation goes: the tensor's device and that device's current stream.

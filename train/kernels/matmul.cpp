@@ -36,8 +36,12 @@ bool onednn_is_allowed() {
 #endif
 }
 
-// On older processors ATen multiplies bf16 one number at a time: 50 times slower than in fp32.
-bool wants_fp32(const at::Tensor& y) { return y.is_cpu() && y.scalar_type() == at::kBFloat16 && !processor_has_bf16(); }
+// On older processors ATen multiplies bf16 one number at a time: 50 times slower than in fp32. What it does with fp16
+// differs from one processor to the next; a sum of its products in fp16 would overflow.
+bool wants_fp32(const at::Tensor& y) {
+  if (!y.is_cpu()) return false;
+  return y.scalar_type() == at::kHalf || (y.scalar_type() == at::kBFloat16 && !processor_has_bf16());
+}
 
 [[maybe_unused]] bool to_onednn([[maybe_unused]] const at::Tensor& y, [[maybe_unused]] const at::Tensor& a) {
 #ifdef TUNE_HAS_MKLDNN_MATMUL
@@ -71,8 +75,15 @@ void multiply_through_fp32(at::Tensor& y, const at::Tensor& a, const at::Tensor&
   for (std::int64_t first = 0; first < b.size(1); first += columns) {
     const std::int64_t count = std::min(columns, b.size(1) - first);
     const at::Tensor part = y.narrow(1, first, count), right = b.narrow(1, first, count).to(at::kFloat);
-    // with beta 0 nothing that y held, not even NaN, may count
-    part.copy_(beta == 0 ? at::mm(left, right).mul_(alpha) : at::addmm(part.to(at::kFloat), left, right, beta, alpha));
+    at::Tensor values = at::empty({y.size(0), count}, right.options());
+    if (beta == 0) {  // nothing that y held, not even NaN, may count
+      matmul_into_(values, left, right);
+      values.mul_(alpha);
+    } else {
+      values.copy_(part).mul_(beta);
+      add_matmul_(values, left, right, alpha);
+    }
+    part.copy_(values);
   }
 }
 

@@ -24,7 +24,9 @@ void dequantize_into(at::Tensor out, const Nf4Matrices& weight, const Nf4Matrice
   if (out.is_cuda()) return cuda::nf4_dequantize(out, bytes, matrix.rows, weight.columns, first_row, first_column);
   const auto* source = static_cast<const std::byte*>(bytes.const_data_ptr());
   auto* destination = static_cast<std::byte*>(out.mutable_data_ptr());
-  const Dtype dtype = out.scalar_type() == at::kFloat ? Dtype::fp32 : Dtype::bf16;
+  const Dtype dtype = out.scalar_type() == at::kFloat      ? Dtype::fp32
+                      : out.scalar_type() == at::kBFloat16 ? Dtype::bf16
+                                                           : Dtype::fp16;
   const std::int64_t columns = out.size(1), row_bytes = columns * static_cast<std::int64_t>(out.element_size());
   at::parallel_for(0, out.size(0), rows_per_task(columns), [&](std::int64_t begin, std::int64_t end) {
     if (columns == weight.columns)
@@ -62,8 +64,8 @@ Nf4Matrices make_nf4_matrices(const std::vector<std::int64_t>& rows, std::int64_
 }
 
 at::Tensor nf4_dequantize(const Nf4Matrices& weight, const Nf4Rectangle& rectangle, at::ScalarType dtype) {
-  TUNE_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "NF4 as {}; bf16 and fp32 are supported",
-             c10::toString(dtype));
+  TUNE_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf,
+             "NF4 as {}; fp32, bf16 and fp16 are supported", c10::toString(dtype));
   TUNE_CHECK(rectangle.first_row + rectangle.rows <= weight.rows() &&
                  rectangle.first_column + rectangle.columns <= weight.columns,
              "rows to {}, columns to {} of [{}, {}]", rectangle.first_row + rectangle.rows,

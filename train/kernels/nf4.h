@@ -25,8 +25,8 @@ struct Nf4Matrices {
 /// Zeroed memory for matrices of so many rows each.
 Nf4Matrices make_nf4_matrices(const std::vector<std::int64_t>& rows, std::int64_t columns, const at::Device& device);
 
-/// Rows [first_row, first_row + rows) of all, and of these the columns [first_column, first_column + columns), fp32 or
-/// bf16. The same bits on every device.
+/// Rows [first_row, first_row + rows) of all, and of these the columns [first_column, first_column + columns), fp32,
+/// bf16 or fp16. The same bits on every device.
 struct Nf4Rectangle {
   std::int64_t first_row = 0, rows = 0, first_column = 0, columns = 0;
 };

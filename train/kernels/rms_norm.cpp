@@ -93,10 +93,14 @@ TUNE_INLINE void recompute_rows(const Forward<T>& f, std::int64_t begin, std::in
 }
 
 using BFloat16 = c10::BFloat16;
+using Half = c10::Half;
 TUNE_CPU_CLONES void forward(const Forward<float>& f, std::int64_t begin, std::int64_t end) {
   forward_rows(f, begin, end);
 }
 TUNE_CPU_CLONES void forward(const Forward<BFloat16>& f, std::int64_t begin, std::int64_t end) {
+  forward_rows(f, begin, end);
+}
+TUNE_CPU_CLONES void forward(const Forward<Half>& f, std::int64_t begin, std::int64_t end) {
   forward_rows(f, begin, end);
 }
 TUNE_CPU_CLONES void recompute(const Forward<float>& f, std::int64_t begin, std::int64_t end) {
@@ -105,10 +109,16 @@ TUNE_CPU_CLONES void recompute(const Forward<float>& f, std::int64_t begin, std:
 TUNE_CPU_CLONES void recompute(const Forward<BFloat16>& f, std::int64_t begin, std::int64_t end) {
   recompute_rows(f, begin, end);
 }
+TUNE_CPU_CLONES void recompute(const Forward<Half>& f, std::int64_t begin, std::int64_t end) {
+  recompute_rows(f, begin, end);
+}
 TUNE_CPU_CLONES void backward(const Backward<float>& b, std::int64_t begin, std::int64_t end) {
   backward_slabs(b, begin, end);
 }
 TUNE_CPU_CLONES void backward(const Backward<BFloat16>& b, std::int64_t begin, std::int64_t end) {
+  backward_slabs(b, begin, end);
+}
+TUNE_CPU_CLONES void backward(const Backward<Half>& b, std::int64_t begin, std::int64_t end) {
   backward_slabs(b, begin, end);
 }
 

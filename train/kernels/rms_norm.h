@@ -4,7 +4,7 @@
 namespace tune {
 
 /// y = x / sqrt(mean(x^2) + eps) * weight over the last axis. Zhang & Sennrich 2019, section 3.
-///   x       [tokens, hidden]  bf16 or fp32, contiguous, CPU or CUDA
+///   x       [tokens, hidden]  fp32, bf16 or fp16, contiguous, CPU or CUDA
 ///   weight  [hidden]          dtype and device of x
 ///   returns y [tokens, hidden] in x's dtype: mean in fp32, x * inv_rms rounded to x's dtype, then times weight, as
 ///   transformers' LlamaRMSNorm does. inv_rms [tokens] fp32 is what the backward needs.

@@ -43,6 +43,9 @@ TUNE_CPU_CLONES void rotate(const Rotation<float>& r, std::int64_t begin, std::i
 TUNE_CPU_CLONES void rotate(const Rotation<c10::BFloat16>& r, std::int64_t begin, std::int64_t end) {
   rotate_rows(r, begin, end);
 }
+TUNE_CPU_CLONES void rotate(const Rotation<c10::Half>& r, std::int64_t begin, std::int64_t end) {
+  rotate_rows(r, begin, end);
+}
 
 // In fp32 all the way, as transformers does: at position 4,000 a double would differ from it by 1e-4.
 at::Tensor inverse_frequencies(std::int64_t head_dim, double theta, const at::Device& device) {

@@ -11,7 +11,7 @@ struct RopeTable {
 RopeTable make_rope_table(std::int64_t positions, std::int64_t head_dim, double theta, const at::Device& device);
 
 /// Rotates in place the first `heads` heads of each row.
-///   x          [tokens, >= heads * head_dim]  bf16 or fp32, last axis contiguous, any row stride
+///   x          [tokens, >= heads * head_dim]  fp32, bf16 or fp16, last axis contiguous, any row stride
 ///   positions  [tokens] int32
 ///   inverse    rotate backwards: the gradient of the rotation
 /// Angles, products and the sum in fp32, rounded once to x's dtype.

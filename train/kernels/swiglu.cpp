@@ -46,16 +46,21 @@ TUNE_INLINE void backward_rows(const Rows<T>& r, std::int64_t begin, std::int64_
 }
 
 using BFloat16 = c10::BFloat16;
+using Half = c10::Half;
 TUNE_CPU_CLONES void forward(const Rows<float>& r, std::int64_t begin, std::int64_t end) {
   forward_rows(r, begin, end);
 }
 TUNE_CPU_CLONES void forward(const Rows<BFloat16>& r, std::int64_t begin, std::int64_t end) {
   forward_rows(r, begin, end);
 }
+TUNE_CPU_CLONES void forward(const Rows<Half>& r, std::int64_t begin, std::int64_t end) { forward_rows(r, begin, end); }
 TUNE_CPU_CLONES void backward(const Rows<float>& r, std::int64_t begin, std::int64_t end) {
   backward_rows(r, begin, end);
 }
 TUNE_CPU_CLONES void backward(const Rows<BFloat16>& r, std::int64_t begin, std::int64_t end) {
+  backward_rows(r, begin, end);
+}
+TUNE_CPU_CLONES void backward(const Rows<Half>& r, std::int64_t begin, std::int64_t end) {
   backward_rows(r, begin, end);
 }
 

@@ -4,7 +4,7 @@
 namespace tune {
 
 /// silu(gate) * up (Shazeer 2020).
-///   gate_up  [tokens, 2 * intermediate]  bf16 or fp32, contiguous: gate's columns first, then up's
+///   gate_up  [tokens, 2 * intermediate]  fp32, bf16 or fp16, contiguous: gate's columns first, then up's
 ///   returns  [tokens, intermediate]
 at::Tensor swiglu(const at::Tensor& gate_up);
 

@@ -1,11 +1,13 @@
 #pragma once
 #include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include <bit>
 #include <cstdint>
 #include <limits>
 
 #include "checkpoints/cpu_clones.h"
+#include "checkpoints/fp16.h"
 
 // Scalar building blocks that the compiler vectorises inside `#pragma omp simd` loops, in functions marked
 // TUNE_CPU_CLONES.
@@ -14,6 +16,7 @@ namespace tune {
 
 TUNE_INLINE float to_float(float x) { return x; }
 TUNE_INLINE float to_float(c10::BFloat16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x.x) << 16); }
+TUNE_INLINE float to_float(c10::Half x) { return from_fp16(x.x); }
 
 /// Nearest, ties to even; NaN stays NaN: ATen's rounding, to the bit.
 template <typename T>
@@ -27,6 +30,10 @@ TUNE_INLINE c10::BFloat16 from_float<c10::BFloat16>(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   return {static_cast<std::uint16_t>(x != x ? 0x7fc0u : rounded), c10::BFloat16::from_bits()};
+}
+template <>
+TUNE_INLINE c10::Half from_float<c10::Half>(float x) {
+  return {to_fp16(x), c10::Half::from_bits()};
 }
 
 /// e^x within 2 units in the last place; 0 below -87.3 (no subnormal results), infinity above 88.7.

@@ -49,6 +49,7 @@ void JsonLines::write(const StepReport& report) {
   }
   add("learning_rate", report.learning_rate);
   add("grad_norm", report.grad_norm);
+  add("loss_scale", report.loss_scale);
   add("router_aux_loss", report.router_aux_loss);
   add("expert_share", report.expert_share);
   add("tokens", report.tokens);

@@ -22,8 +22,9 @@ struct StepReport {
   std::optional<PreferenceReport> preference =
       std::nullopt;  // stage dpo; of the evaluation where there is an eval_loss
   std::optional<double> learning_rate = std::nullopt;
-  std::optional<double> grad_norm = std::nullopt;                  // before clipping
-  std::optional<double> router_aux_loss = std::nullopt;            // before its coefficient; not part of loss
+  std::optional<double> grad_norm = std::nullopt;        // before clipping; of fp16: absent where it overflowed
+  std::optional<double> loss_scale = std::nullopt;       // of fp16: what the loss was multiplied by
+  std::optional<double> router_aux_loss = std::nullopt;  // before its coefficient; not part of loss
   std::optional<std::vector<double>> expert_share = std::nullopt;  // of all tokens sent to experts, over all layers
   std::optional<std::int64_t> tokens = std::nullopt;               // since step 0
   std::optional<std::int64_t> trained_tokens = std::nullopt;       // since step 0

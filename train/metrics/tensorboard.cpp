@@ -95,6 +95,7 @@ void TensorBoard::write(const StepReport& report) {
   add("train/loss", report.loss);
   add("train/learning_rate", report.learning_rate);
   add("train/grad_norm", report.grad_norm);
+  add("train/loss_scale", report.loss_scale);
   add("train/tokens_per_s", report.tokens_per_s);
   add("train/peak_memory", report.peak_memory);
   if (report.preference) {

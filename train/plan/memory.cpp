@@ -130,6 +130,14 @@ std::int64_t largest_in_layer(const ModelConfig& c) {
   return largest;
 }
 
+// What a product [m, k] [k, n] of fp16 holds on the CPU, which makes it in fp32: both factors, of the second one a
+// block (train/kernels/matmul.cpp), and as much of the result.
+std::int64_t through_fp32_bytes(std::int64_t m, std::int64_t k, std::int64_t n) {
+  constexpr std::int64_t kBlock = 8 << 20;
+  const std::int64_t columns = std::clamp<std::int64_t>(kBlock / std::max<std::int64_t>(1, k), 1, n);
+  return (m * k + k * columns + m * columns) * std::int64_t{sizeof(float)};
+}
+
 }  // namespace
 
 std::int64_t optimizer_state_bytes(const Recipe& recipe, const ModelConfig& config) {
@@ -244,6 +252,13 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   if (full || contains(recipe.adapter.modules_to_save, "lm_head")) {
     if (element != 4)
       loss += c.vocab_size * c.hidden_size * (element + (on_cuda(recipe) ? 0 : 4));  // oneDNN sums in fp32
+  }
+  if (dtype == Dtype::fp16 && !on_cuda(recipe)) {
+    const std::int64_t rows = active * tokens, inner = 2 * c.intermediate_size, logits = logit_rows(recipe, tokens);
+    layer += std::max(through_fp32_bytes(rows, c.hidden_size, inner),
+                      full ? through_fp32_bytes(inner, rows, c.hidden_size) : 0);
+    loss += std::max(through_fp32_bytes(logits, c.hidden_size, c.vocab_size),
+                     full ? through_fp32_bytes(c.vocab_size, logits, c.hidden_size) : 0);
   }
   // Of a sharded model: what is gathered at the loss, where the last layer waits for its backward pass, and while that
   // layer goes backward: the next one is on its way in, the head's gradients are on their way out.
