@@ -15,13 +15,14 @@ namespace tune {
 
 /// The same on every rank.
 struct StepOutcome {
-  double loss = 0;       // mean over the trained tokens of all micro-batches, or over their pairs
+  double loss = 0;       // mean over the trained tokens of all micro-batches, or over their pairs or single answers
   double grad_norm = 0;  // before clipping
   double learning_rate = 0;
   std::int64_t tokens = 0;
   std::int64_t trained_tokens = 0;
   bool stop_requested = false;               // of some rank
-  std::optional<PreferenceSums> preference;  // of all ranks' pairs
+  std::optional<PreferenceSums> preference;  // of all ranks' pairs or single answers
+  std::optional<double> kl;                  // of kto, from all ranks' rows
   std::optional<RouterLoad> router_load;     // mean of the micro-batches, by trained tokens; of models with experts
 };
 
