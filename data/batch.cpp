@@ -7,7 +7,8 @@ namespace tune {
 
 std::int64_t PackedBatch::trained_tokens() const {
   auto count = std::count_if(labels.begin(), labels.end(), [](std::int64_t label) { return label != kNoLabel; });
-  for (const PreferencePair& pair : pairs) count += std::ssize(pair.chosen_targets) + std::ssize(pair.rejected_targets);
+  for (const PreferencePair& pair : pairs)
+    count += std::ssize(pair.chosen_targets) + (pair.label ? 0 : std::ssize(pair.rejected_targets));
   return count;
 }
 

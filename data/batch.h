@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace tune {
@@ -12,11 +13,14 @@ struct Target {
 };
 
 /// A document that is a prompt [start, chosen) and two answers to it, [chosen, rejected) and [rejected, end): each of
-/// them sees the prompt and itself, and its positions follow the prompt's. The prompt is there once.
+/// them sees the prompt and itself, and its positions follow the prompt's. The prompt is there once. With a label, the
+/// row has one answer, good or bad, which stands in the place of the chosen one; that in the place of the rejected one
+/// is another row's.
 struct PreferencePair {
   std::int64_t number = 0;  // of the row in its data set
   std::int32_t start = 0, chosen = 0, rejected = 0, end = 0;
   std::vector<Target> chosen_targets, rejected_targets;
+  std::optional<bool> label;  // true: good
 };
 
 /// Documents laid end to end without padding: one micro-batch. All vectors but document_starts and pairs have one entry

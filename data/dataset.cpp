@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "checkpoints/files/hash.h"
+#include "data/answer_exchange.h"
 #include "data/encode.h"
 #include "data/infilling.h"
 #include "data/ordered_pool.h"
@@ -31,11 +32,12 @@ struct EncodedRecord {
   Row part_ids;
   TextPart part;
   Place place;
+  bool is_single = false;  // an answer by itself, which is given another's
 };
 using EncodedChunk = std::vector<EncodedRecord>;
 
 EncodedRecord encoded(const Record& record, const Encoder& encoder) {
-  EncodedRecord result{{}, {}, record.part, record.place};
+  EncodedRecord result{{}, {}, record.part, record.place, record.label.has_value()};
   try {
     result.part_ids = encode(record, encoder);
     if (record.part == TextPart::whole) result.fitted = Fitter(encoder).add(std::exchange(result.part_ids, {}), true);
@@ -66,7 +68,7 @@ std::string cache_key(const std::vector<DatasetOptions>& which, Part part, const
 class Collector {
  public:
   Collector(const Encoder& encoder, TokenCacheWriter& writer, AuditCounts& counts, RowLog& log)
-      : encoder_(encoder), writer_(writer), counts_(counts), log_(log) {}
+      : encoder_(encoder), writer_(writer), counts_(counts), log_(log), exchange_(encoder) {}
 
   void begin_source(const std::string& path) {
     counts_.sources.push_back({path});
@@ -79,11 +81,26 @@ class Collector {
     if (record.part == TextPart::first) text_.emplace(encoder_);
     if (record.part != TextPart::whole) encoded = text_->add(record.part_ids, ends(record.part));
     if (encoded.refused) return log_.refuse(record.place, *encoded.refused);
+    if (record.is_single && !encoded.pieces.empty()) return keep(exchange_.add(std::move(encoded)));
     for (const Row& piece : encoded.pieces) write(piece, record.place);
     if (ends(record.part)) count(encoded);
   }
 
+  void end_source() { keep(exchange_.end()); }
+
  private:
+  void keep(const std::vector<Encoded>& singles) {
+    for (const Encoded& single : singles) {
+      if (single.refused) {
+        log_.refuse(single.pieces.front().place, *single.refused);
+        continue;
+      }
+      kept_pieces_ = 0;
+      for (const Row& piece : single.pieces) write(piece, piece.place);
+      count(single);
+    }
+  }
+
   void write(const Row& piece, const Place& place) {
     const std::size_t source = counts_.sources.size() - 1;
     writer_.add({piece.ids, piece.trained}, place.line, static_cast<std::int64_t>(source));
@@ -108,6 +125,7 @@ class Collector {
   TokenCacheWriter& writer_;
   AuditCounts& counts_;
   RowLog& log_;
+  AnswerExchange exchange_;
   std::unordered_set<std::uint64_t> seen_;
   std::optional<Fitter> text_;    // that comes in parts
   std::int64_t kept_pieces_ = 0;  // of the row
@@ -164,6 +182,7 @@ void write_cache(const std::filesystem::path& path, const std::string& key, cons
     const std::int64_t before = log.count();
     collector.begin_source(options.path);
     encode_source(options, part, encoder, seed, log, collector);
+    collector.end_source();
     counts.sources.back().refused = log.count() - before;
   }
   log.raise();

@@ -62,10 +62,24 @@ Row encode_pair(const Record& record, const Encoder& encoder) {
   return pair;
 }
 
+// A good answer is marked as the chosen one of a pair, a bad one as the rejected one. AnswerExchange puts another's
+// behind it.
+Row encode_single(const Record& record, const Encoder& encoder) {
+  Row row = encode_conversation(record.messages, encoder, TrainOn::last);
+  row.place = record.place;
+  const auto answer = std::find_if(row.trained.begin(), row.trained.end(), is_trained);
+  if (answer == row.trained.begin() || answer == row.trained.end())
+    throw Error{Fault::data, Place{}, "the template leaves no prompt, or no answer, of the row",
+                "look at it with `tune data show`, and choose a template that has both"};
+  for (auto mark = answer; mark != row.trained.end(); ++mark) *mark |= *record.label ? kChosen : kRejected;
+  return row;
+}
+
 }  // namespace
 
 Row encode(const Record& record, const Encoder& encoder) {
   if (!record.rejected.empty()) return encode_pair(record, encoder);
+  if (record.label) return encode_single(record, encoder);
   const std::vector<Span> spans =
       record.messages.empty()
           ? std::vector<Span>{{record.text, true}}

@@ -32,11 +32,15 @@ std::vector<MixedSource> mixed_sources(const TokenDataset& dataset, const std::v
 
 }  // namespace
 
+std::int64_t TokenDataset::taped_length(std::int64_t index) const {
+  const RowView view = row(index);
+  return view.is_single() ? static_cast<std::int64_t>(answer_starts(view).second) : length(index);
+}
+
 std::int64_t TokenDataset::attended_length(std::int64_t index) const {
   const RowView view = row(index);
-  if (!view.is_pair()) return length(index);
-  const auto answer = std::find_if(view.trained.begin(), view.trained.end(), [](auto mark) { return mark >= kChosen; });
-  return length(index) + (answer - view.trained.begin());
+  if (!view.is_pair() || view.is_single()) return taped_length(index);
+  return length(index) + static_cast<std::int64_t>(answer_starts(view).first);
 }
 
 Loader::Loader(const TokenDataset& dataset, const DataOptions& data, const TrainOptions& train, std::int64_t ranks)
@@ -94,17 +98,20 @@ void Loader::add_epoch(const std::vector<Slot>& slots) {
   for (std::int64_t step = 0; step < epoch.steps; ++step) {
     const std::span<const Slot> dealt = slots_of_step(slots, step);
     for (const auto& share : shares(dealt)) {
-      std::int64_t micro_batch_tokens = 0, attended = 0;
+      std::int64_t micro_batch_tokens = 0, taped = 0, attended = 0;
       for (std::size_t i = 0; i < share.size(); ++i) {
-        if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0) micro_batch_tokens = attended = 0;
+        if (i % static_cast<std::size_t>(train_.per_device_train_batch_size) == 0)
+          micro_batch_tokens = taped = attended = 0;
         std::int64_t tokens = 0;
         for (const std::int64_t row : dealt[static_cast<std::size_t>(share[i])]) {
           tokens += dataset_.length(row);
+          taped += pairs_ ? dataset_.taped_length(row) : dataset_.length(row);
           if (pairs_) attended += dataset_.attended_length(row);
         }
         epoch.tokens += tokens;
         micro_batch_tokens += tokens;
         max_micro_batch_tokens_ = std::max(max_micro_batch_tokens_, micro_batch_tokens);
+        max_taped_tokens_ = std::max(max_taped_tokens_, taped);
         max_attended_tokens_ = std::max(max_attended_tokens_, attended);
       }
     }
@@ -115,7 +122,6 @@ void Loader::add_epoch(const std::vector<Slot>& slots) {
 std::int64_t Loader::total_steps() const { return total_steps_; }
 std::int64_t Loader::steps_per_epoch() const { return epochs_.front().steps; }
 std::int64_t Loader::tokens_per_epoch() const { return epochs_.front().tokens; }
-std::int64_t Loader::max_micro_batch_tokens() const { return max_micro_batch_tokens_; }
 
 const Loader::Epoch& Loader::epoch_of(std::int64_t step) const {
   TUNE_CHECK(step >= 0 && step <= total_steps_, "step {} of {}", step, total_steps_);

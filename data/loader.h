@@ -22,7 +22,9 @@ class TokenDataset {
   virtual std::int64_t source(std::int64_t index) const = 0;  // index into DataOptions::datasets
   virtual std::int64_t length(std::int64_t index) const { return static_cast<std::int64_t>(row(index).ids.size()); }
 
-  /// Tokens that attention sees: those of a pair's prompt twice.
+  /// Tokens that a pass with gradients sees: of a single answer's row, not those of the other answer.
+  std::int64_t taped_length(std::int64_t index) const;
+  /// And those that attention sees in it: of a pair, the prompt's twice.
   std::int64_t attended_length(std::int64_t index) const;
 };
 
@@ -32,7 +34,7 @@ struct StepShare {
   std::int64_t rounds = 0;                 // micro-batches of the rank that has most
   std::int64_t tokens = 0;                 // of all ranks
   std::int64_t trained_tokens = 0;         // of all ranks
-  std::int64_t pairs = 0;                  // of all ranks; stage dpo only
+  std::int64_t pairs = 0;                  // of all ranks, or single answers; stage dpo only
 };
 
 /// Deals the rows out. What an optimizer step sees is a pure function of (data set, options, seed, step): the position
@@ -58,9 +60,11 @@ class Loader {
   /// What is dealt to `rank` in optimizer step `step` (from 0).
   StepShare step(std::int64_t step, std::int64_t rank = 0) const;
 
-  /// Tokens of the largest micro-batch of any rank: what memory has to be planned for.
-  std::int64_t max_micro_batch_tokens() const;
-  std::int64_t max_attended_tokens() const { return max_attended_tokens_; }  // the same of attended_length()
+  /// Tokens of the largest micro-batch of any rank: what memory has to be planned for. Of single answers, for passes
+  /// without gradients.
+  std::int64_t max_micro_batch_tokens() const { return max_micro_batch_tokens_; }
+  std::int64_t max_taped_tokens() const { return max_taped_tokens_; }        // the same of taped_length()
+  std::int64_t max_attended_tokens() const { return max_attended_tokens_; }  // and of attended_length(); 0: no pairs
 
  private:
   struct Epoch {
@@ -83,7 +87,7 @@ class Loader {
   std::vector<MixedSource> sources_;
   std::vector<Epoch> epochs_;
   std::int64_t total_steps_ = 0;
-  std::int64_t max_micro_batch_tokens_ = 0, max_attended_tokens_ = 0;
+  std::int64_t max_micro_batch_tokens_ = 0, max_taped_tokens_ = 0, max_attended_tokens_ = 0;
 
   // The slots of the epoch that was asked for last: made again from nothing but its number when another one is wanted.
   mutable std::int64_t current_epoch_ = -1;

@@ -48,6 +48,15 @@ std::vector<Slot> first_fit(std::span<const std::int64_t> lengths, std::int64_t 
   return slots;
 }
 
+AnswerStarts answer_starts(const RowView& row) {
+  const auto answer_at = [&](std::size_t i) { return row.trained[i] & kAnswers; };
+  AnswerStarts starts;
+  while (starts.first < row.trained.size() && answer_at(starts.first) == 0) ++starts.first;
+  starts.second = starts.first;
+  while (starts.second < row.trained.size() && answer_at(starts.second) == answer_at(starts.first)) ++starts.second;
+  return starts;
+}
+
 std::int64_t trained_tokens(const RowView& row) {
   return row.trained.empty() ? 0 : std::count_if(row.trained.begin() + 1, row.trained.end(), is_trained);
 }
@@ -56,18 +65,15 @@ namespace {
 
 void append_pair(PackedBatch& batch, const RowView& row, std::int64_t number) {
   const auto begin = static_cast<std::int32_t>(batch.ids.size()), length = static_cast<std::int32_t>(row.ids.size());
-  const auto first_of = [&](std::uint8_t answer) {
-    const auto found =
-        std::find_if(row.trained.begin(), row.trained.end(), [&](auto mark) { return (mark & answer) != 0; });
-    return static_cast<std::int32_t>(found - row.trained.begin());
-  };
-  const std::int32_t chosen = first_of(kChosen), rejected = first_of(kRejected);
-  PreferencePair pair{number, begin, begin + chosen, begin + rejected, begin + length, {}, {}};
+  const auto [first, second] = answer_starts(row);
+  const auto chosen = static_cast<std::int32_t>(first), rejected = static_cast<std::int32_t>(second);
+  PreferencePair pair{number, begin, begin + chosen, begin + rejected, begin + length, {}, {}, {}};
+  if (row.is_single()) pair.label = (row.trained[first] & kChosen) != 0;
   for (std::int32_t i = 0; i < length; ++i) {
     batch.ids.push_back(row.ids[static_cast<std::size_t>(i)]);
     batch.labels.push_back(kNoLabel);
     batch.positions.push_back(i < rejected ? i : chosen + i - rejected);
-    if (i == 0 || !is_trained(row.trained[static_cast<std::size_t>(i)])) continue;
+    if (i == 0 || !is_target(row.trained[static_cast<std::size_t>(i)])) continue;
     // an answer's first token is predicted from the prompt's last
     const std::int32_t before = i == rejected ? chosen - 1 : i - 1;
     (i < rejected ? pair.chosen_targets : pair.rejected_targets)

@@ -16,6 +16,12 @@ using Slot = std::vector<std::int64_t>;
 /// TUNE_CHECK: 0 < length <= capacity.
 std::vector<Slot> first_fit(std::span<const std::int64_t> lengths, std::int64_t capacity);
 
+/// Where the two answers of a row that is_pair() begin.
+struct AnswerStarts {
+  std::size_t first = 0, second = 0;
+};
+AnswerStarts answer_starts(const RowView& row);
+
 /// Targets of a document: what append_document() gives a label.
 std::int64_t trained_tokens(const RowView& row);
 

@@ -16,6 +16,7 @@ std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset
   decoder.no_dropout();
   std::vector<double> sums(1 + 2 * sources.size());  // stops asked for; then loss and tokens of each source
   PreferenceSums preference;
+  std::vector<std::pair<std::size_t, Objective::KtoRow>> singles;  // by place in sums; their loss needs all of them
   EvaluationBatches batches(dataset, rows_per_batch, max_tokens);
   // Where the ranks keep the weights together, each passes them as often as the others, and all stop at once.
   const bool together = decoder.has_keeper();
@@ -36,16 +37,31 @@ std::optional<Evaluation> evaluate(Decoder& decoder, const TokenDataset& dataset
       if (together) objective.pass(decoder, 1.0, false);
       continue;
     }
-    const Loss loss = objective.loss(decoder, mine->rows, 1.0, false);
     const std::size_t at = 1 + 2 * static_cast<std::size_t>(mine->source);
+    if (objective.needs_kl()) {
+      for (const Objective::KtoRow& row : objective.kto_rows(decoder, mine->rows)) singles.emplace_back(at, row);
+      continue;
+    }
+    const Loss loss = objective.loss(decoder, mine->rows, 1.0, false);
     sums[at] += loss.sum;
     sums[at + 1] += loss.preference ? loss.preference->pairs : static_cast<double>(loss.trained_tokens);
     if (loss.preference) preference.add(*loss.preference);
   }
+  Evaluation evaluation;
+  if (objective.needs_kl()) {
+    double log_ratios = 0;
+    for (const auto& [at, row] : singles) log_ratios += row.mismatched_log_ratio;
+    evaluation.kl = kl_estimate(world.sum({log_ratios}).front(), static_cast<double>(dataset.size()));
+    for (const auto& [at, row] : singles) {
+      const KtoLoss loss = objective.loss(row, *evaluation.kl);
+      sums[at] += loss.loss;
+      sums[at + 1] += 1;
+      add_answer(preference, loss, row.log_probability, row.good);
+    }
+  }
   sums = world.sum(std::move(sums));
   preference = summed(world, preference);
   if (sums[0] > 0) return std::nullopt;
-  Evaluation evaluation;
   if (preference.pairs > 0) evaluation.preference = preference;
   for (std::size_t i = 0; i < sources.size(); ++i) {
     const double loss = sums[1 + 2 * i];

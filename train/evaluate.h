@@ -13,17 +13,18 @@
 
 namespace tune {
 
-/// Mean negative log-likelihood over trained tokens, natural log; stage dpo: mean loss over pairs.
+/// Mean negative log-likelihood over trained tokens, natural log; stage dpo: mean loss over pairs or single answers.
 struct Score {
   double loss_sum = 0;
-  std::int64_t tokens = 0;  // or pairs
+  std::int64_t tokens = 0;  // or pairs, or single answers
   double loss() const { return tokens > 0 ? loss_sum / static_cast<double>(tokens) : 0.0; }
   double perplexity() const;
 };
 
 struct Evaluation {
   Score total;
-  std::optional<PreferenceSums> preference;  // stage dpo: of all pairs
+  std::optional<PreferenceSums> preference;  // stage dpo: of all pairs or single answers
+  std::optional<double> kl;                  // of kto, from all rows
   std::map<std::string, Score> sources;      // by the path of the data set
 };
 

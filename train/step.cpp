@@ -69,12 +69,28 @@ class UpdatesInBackward {
   double squares_ = 0;
 };
 
+bool asked_to_stop(const World& world) { return stop_requested() != 0 && world.alone(); }
+
+// One a micro-batch; fewer where a stop was asked for, which the pass with gradients sees before it needs them.
+std::vector<Objective::FirstPass> first_passes(Decoder& decoder, const std::vector<PackedBatch>& micro_batches,
+                                               std::size_t rounds, const World& world, const Objective& objective) {
+  decoder.no_dropout();
+  std::vector<Objective::FirstPass> passes;
+  for (std::size_t i = 0; i < rounds && !asked_to_stop(world); ++i) {
+    if (i < micro_batches.size())
+      passes.push_back(objective.first_pass(decoder, micro_batches[i]));
+    else
+      objective.pass(decoder, 1.0, false);
+  }
+  return passes;
+}
+
 }  // namespace
 
 PreferenceSums summed(World& world, const PreferenceSums& s) {
-  const std::vector<double> all = world.sum(
-      {s.pairs, s.chosen_reward, s.rejected_reward, s.right, s.chosen_log_probability, s.rejected_log_probability});
-  return {all[0], all[1], all[2], all[3], all[4], all[5]};
+  const std::vector<double> all = world.sum({s.pairs, s.chosen, s.rejected, s.chosen_reward, s.rejected_reward, s.right,
+                                             s.chosen_log_probability, s.rejected_log_probability});
+  return {all[0], all[1], all[2], all[3], all[4], all[5], all[6], all[7]};
 }
 
 std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer, const StepShare& share,
@@ -90,11 +106,18 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   const std::vector<PackedBatch>& micro_batches = share.micro_batches;
   // Where the ranks keep the weights together, each passes them as often as the others.
   const auto rounds = decoder.has_keeper() ? static_cast<std::size_t>(share.rounds) : micro_batches.size();
+  std::vector<Objective::FirstPass> first;
+  if (objective.needs_kl()) {
+    first = first_passes(decoder, micro_batches, rounds, world, objective);
+    double log_ratios = 0;
+    for (const Objective::FirstPass& pass : first) log_ratios += pass.log_ratios;
+    outcome.kl = kl_estimate(world.sum({log_ratios}).front(), static_cast<double>(share.pairs));
+  }
   std::vector<double> losses;
   outcome.learning_rate = learning_rate_at(options, step, total_steps);
   UpdatesInBackward updates(decoder, optimizer, options, step);
   for (std::size_t i = 0; i < rounds; ++i) {
-    if (stop_requested() != 0 && world.alone()) {
+    if (asked_to_stop(world)) {
       optimizer.zero_gradients();
       return std::nullopt;
     }
@@ -110,7 +133,8 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
       objective.pass(decoder, gradient_scale, true);
       continue;
     }
-    const Loss loss = objective.loss(decoder, micro_batches[i], gradient_scale, true);
+    const Loss loss = outcome.kl ? objective.loss(decoder, micro_batches[i], first[i], *outcome.kl, gradient_scale)
+                                 : objective.loss(decoder, micro_batches[i], gradient_scale, true);
     losses.push_back(loss.sum);
     if (loss.preference) outcome.preference->add(*loss.preference);
     if (loss.router_load)

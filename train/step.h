@@ -16,7 +16,7 @@ namespace tune {
 
 /// The same on every rank.
 struct StepOutcome {
-  double loss = 0;       // mean over the trained tokens of all micro-batches, or over their pairs
+  double loss = 0;       // mean over the trained tokens of all micro-batches, or over their pairs or single answers
   double grad_norm = 0;  // before clipping, of the loss as it is
   double learning_rate = 0;
   std::int64_t tokens = 0;
@@ -24,7 +24,8 @@ struct StepOutcome {
   bool stop_requested = false;               // of some rank
   std::optional<double> loss_scale;          // of the step, where there is a scaler
   bool skipped = false;                      // the scaled gradients overflowed: nothing was updated
-  std::optional<PreferenceSums> preference;  // of all ranks' pairs
+  std::optional<PreferenceSums> preference;  // of all ranks' pairs or single answers
+  std::optional<double> kl;                  // of kto, from all ranks' rows
   std::optional<RouterLoad> router_load;     // mean of the micro-batches, by trained tokens; of models with experts
 };
 

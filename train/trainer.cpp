@@ -98,9 +98,15 @@ void require_same_inputs(World& world, const std::map<std::string, std::string>&
   }
 }
 
-PreferenceReport means_of(const PreferenceSums& sums) {
-  return {sums.chosen_reward / sums.pairs, sums.rejected_reward / sums.pairs, sums.right / sums.pairs,
-          sums.chosen_log_probability / sums.pairs, sums.rejected_log_probability / sums.pairs};
+std::optional<PreferenceReport> means_of(const std::optional<PreferenceSums>& sums, std::optional<double> kl) {
+  if (!sums) return std::nullopt;
+  const auto mean = [](double sum, double count) { return count > 0 ? std::optional(sum / count) : std::nullopt; };
+  return PreferenceReport{mean(sums->chosen_reward, sums->chosen),
+                          mean(sums->rejected_reward, sums->rejected),
+                          kl ? std::nullopt : mean(sums->right, sums->pairs),  // single answers have no rival
+                          mean(sums->chosen_log_probability, sums->chosen),
+                          mean(sums->rejected_log_probability, sums->rejected),
+                          kl};
 }
 
 // One training run from its first to its last step. The order of the members is the order in which they are made.
@@ -301,7 +307,7 @@ void Run::log(const StepOutcome& outcome, double seconds) {
       {.step = step_,
        .epoch = loader_.epoch_at(step_),
        .loss = outcome.loss,
-       .preference = outcome.preference ? std::optional(means_of(*outcome.preference)) : std::nullopt,
+       .preference = means_of(outcome.preference, outcome.kl),
        .learning_rate = outcome.learning_rate,
        .grad_norm = outcome.skipped ? std::nullopt : std::optional(outcome.grad_norm),
        .loss_scale = outcome.loss_scale,
@@ -334,11 +340,10 @@ bool Run::evaluate_when_due() {
     record_.lowest_loss = std::min(loss, record_.lowest_loss.value_or(loss));
   }
   if (reporter_ != nullptr)
-    reporter_->report(
-        {.step = step_,
-         .epoch = loader_.epoch_at(step_),
-         .eval_loss = record_.latest->loss(),
-         .preference = evaluation->preference ? std::optional(means_of(*evaluation->preference)) : std::nullopt});
+    reporter_->report({.step = step_,
+                       .epoch = loader_.epoch_at(step_),
+                       .eval_loss = record_.latest->loss(),
+                       .preference = means_of(evaluation->preference, evaluation->kl)});
   return true;
 }
 

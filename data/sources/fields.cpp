@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 
 #include "recipes/schema/problems.h"
 
@@ -41,6 +42,8 @@ std::string described(FieldKind kind) {
       return "text";
     case FieldKind::list:
       return "a list";
+    case FieldKind::boolean:
+      return "true or false";
     case FieldKind::nothing:
       return "null";
     case FieldKind::other:
@@ -165,24 +168,46 @@ std::vector<Message> part_of_pair(Fields& fields, const DatasetOptions& options,
   return {{role, text}};
 }
 
-// chosen and rejected are answers to prompt, or whole conversations where there is no prompt; lists may be such even
-// where there is one.
+std::vector<Message> take_prompt(Fields& fields, const DatasetOptions& options) {
+  if (given(fields, name_in_file(options, "prompt")) == nullptr) return {};
+  return part_of_pair(fields, options, "prompt", "user");
+}
+
+// The answer to `prompt`, or a whole conversation: a list may be such even where there is a prompt.
+std::vector<Message> take_conversation(Fields& fields, const DatasetOptions& options, std::vector<Message> prompt,
+                                       const char* name) {
+  std::vector<Message> answer = part_of_pair(fields, options, name, "assistant");
+  if (answer.empty() || answer.back().role != "assistant")
+    fail(fmt::format("{} doesn't end with an answer of the assistant", name), "leave the row out");
+  if (answer.size() > 1) return answer;
+  if (prompt.empty()) fail_missing(fields, "prompt", name_in_file(options, "prompt"));
+  prompt.push_back(answer.front());
+  return prompt;
+}
+
 void take_pair(Fields& fields, const DatasetOptions& options, Record& record) {
-  std::vector<Message> prompt;
-  if (given(fields, name_in_file(options, "prompt")) != nullptr)
-    prompt = part_of_pair(fields, options, "prompt", "user");
-  const auto conversation = [&](const char* name) {
-    std::vector<Message> answer = part_of_pair(fields, options, name, "assistant");
-    if (answer.empty() || answer.back().role != "assistant")
-      fail(fmt::format("{} doesn't end with an answer of the assistant", name), "leave the row out");
-    if (answer.size() > 1) return answer;
-    if (prompt.empty()) fail_missing(fields, "prompt", name_in_file(options, "prompt"));
-    std::vector<Message> all = prompt;
-    all.push_back(answer.front());
-    return all;
-  };
-  record.messages = conversation("chosen");
-  record.rejected = conversation("rejected");
+  const std::vector<Message> prompt = take_prompt(fields, options);
+  record.messages = take_conversation(fields, options, prompt, "chosen");
+  record.rejected = take_conversation(fields, options, prompt, "rejected");
+}
+
+// Text, because all of CSV is; "True" is what Python writes there. A number in JSON isn't read as one.
+bool take_label(Fields& fields, const DatasetOptions& options) {
+  const std::string in_file = name_in_file(options, "label");
+  const Field* field = find(fields, in_file);
+  if (field == nullptr) fail_missing(fields, "label", in_file);
+  const bool readable = field->kind == FieldKind::text || field->kind == FieldKind::boolean;
+  for (const auto& [label, spellings] :
+       {std::pair(true, std::array{"true", "True", "TRUE", "1"}), {false, {"false", "False", "FALSE", "0"}}})
+    if (readable && std::find(spellings.begin(), spellings.end(), field->text) != spellings.end()) return label;
+  fail(fmt::format("\"{}\" is {}; it must be true or false", in_file,
+                   field->kind == FieldKind::text ? in_quotes(field->text) : described(field->kind)),
+       "write true where the answer is a good one, false where it is a bad one");
+}
+
+void take_single(Fields& fields, const DatasetOptions& options, Record& record) {
+  record.messages = take_conversation(fields, options, take_prompt(fields, options), "completion");
+  record.label = take_label(fields, options);
 }
 
 // ---- the other types
@@ -248,9 +273,11 @@ Record make_record(Fields fields, const DatasetOptions& options) {
       record.text = take_answer(fields, options, "text");
       record.part = find(fields, name_in_file(options, "text"))->part;
       break;
-    case DatasetType::unpaired_preference:
     case DatasetType::preference:
       take_pair(fields, options, record);
+      break;
+    case DatasetType::unpaired_preference:
+      take_single(fields, options, record);
       break;
     case DatasetType::fim:
       if (given(fields, name_in_file(options, "middle")) != nullptr) {

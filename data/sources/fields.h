@@ -15,12 +15,12 @@ struct Field;
 /// One row as the file has it, before anybody asks what it means.
 using Fields = std::vector<Field>;
 
-enum class FieldKind { text, list, nothing, other };  // other: a number, a boolean, an object
+enum class FieldKind { text, list, boolean, nothing, other };  // other: a number, an object
 
 struct Field {
   std::string name;
   FieldKind kind = FieldKind::nothing;
-  std::string text;
+  std::string text;                 // of a boolean: "true" or "false"
   std::vector<Fields> items;        // of a list; an element that is no object has no fields
   TextPart part = TextPart::whole;  // of the text; the next row goes on with what is not the last
 };

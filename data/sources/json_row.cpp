@@ -31,6 +31,9 @@ Field field_of(std::string_view name, dom::element value, bool with_lists) {
   if (value.is_string()) {
     field.kind = FieldKind::text;
     field.text = utf8_text(value);
+  } else if (bool truth = false; value.get_bool().get(truth) == simdjson::SUCCESS) {
+    field.kind = FieldKind::boolean;
+    field.text = truth ? "true" : "false";
   } else if (value.is_null()) {
     field.kind = FieldKind::nothing;
   } else if (dom::array array; value.get_array().get(array) == simdjson::SUCCESS) {

@@ -88,6 +88,8 @@ Field field_of(const std::string& name, const arrow::Array& array, std::int64_t 
                   "convert the text to UTF-8"};
     return {name, FieldKind::text, std::move(*text), {}};
   }
+  if (array.type_id() == arrow::Type::BOOL)
+    return {name, FieldKind::boolean, static_cast<const arrow::BooleanArray&>(array).Value(row) ? "true" : "false", {}};
   if (auto items = with_lists ? list_of(array, row) : std::nullopt)
     return {name, FieldKind::list, {}, std::move(*items)};
   return {name, FieldKind::other, {}, {}};

@@ -38,11 +38,10 @@ struct ValueAdvice {
 };
 constexpr std::string_view kPlannedReport = "jsonl and tensorboard are written; wandb and others can import those";
 constexpr std::array kValues = {
-    ValueAdvice{"stage", "kto", kPlanned},
+    ValueAdvice{"stage", "kto", "write stage: dpo and preference.loss_type: kto"},
     ValueAdvice{"stage", "orpo", "write stage: dpo and preference.loss_type: orpo"},
     ValueAdvice{"stage", "simpo", "write stage: dpo and preference.loss_type: simpo"},
     ValueAdvice{"preference.loss_type", "dpo", "write sigmoid"},
-    ValueAdvice{"preference.loss_type", "kto", kPlanned},
     ValueAdvice{"adapter.type", "full", "write none to train all weights"},
     ValueAdvice{"train.optim", "adamw_bnb_8bit", "write adamw_8bit"},
     ValueAdvice{"train.optim", "paged_adamw_8bit", "write adamw_8bit; its state isn't paged"},

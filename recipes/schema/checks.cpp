@@ -39,6 +39,10 @@ std::vector<std::string> names_of(DatasetType type) {
   return {};
 }
 
+bool is_compared(DatasetType type) {
+  return type == DatasetType::preference || type == DatasetType::unpaired_preference;
+}
+
 // One function a sentence, named after it.
 
 void fp16_skips_steps_as_a_whole(const Recipe& recipe, Reading& reading) {
@@ -129,8 +133,7 @@ void holding_out_every_row_leaves_nothing(const Recipe& recipe, Reading& reading
 void keys_of_data_sets_have_an_effect(const Recipe& recipe, Reading& reading) {
   const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
     for (std::size_t i = 0; i < datasets.size(); ++i)
-      if (!datasets[i].field_roles.empty() && datasets[i].type != DatasetType::chat &&
-          datasets[i].type != DatasetType::preference)
+      if (!datasets[i].field_roles.empty() && datasets[i].type != DatasetType::chat && !is_compared(datasets[i].type))
         reading.problems.add(reading.place_of(fmt::format("data.{}[{}].field_roles", name, i)),
                              fmt::format("field_roles with type {}, which has no roles", spelling(datasets[i].type)),
                              "leave it out, or write type: chat");
@@ -213,14 +216,24 @@ void field_names_are_those_of_the_type(const Recipe& recipe, Reading& reading) {
 }
 
 void pairs_are_for_stage_dpo(const Recipe& recipe, Reading& reading) {
-  const bool dpo = recipe.stage == Stage::dpo;
+  const bool dpo = recipe.stage == Stage::dpo, kto = recipe.preference.loss_type == PreferenceLoss::kto;
+  const DatasetType compared = kto ? DatasetType::unpaired_preference : DatasetType::preference;
   const auto check = [&](const std::vector<DatasetOptions>& datasets, const std::string& name) {
-    for (std::size_t i = 0; i < datasets.size(); ++i)
-      if ((datasets[i].type == DatasetType::preference) != dpo)
+    for (std::size_t i = 0; i < datasets.size(); ++i) {
+      const Place place = reading.place_of(fmt::format("data.{}[{}].type", name, i));
+      const DatasetType type = datasets[i].type;
+      if (is_compared(type) != dpo)
+        reading.problems.add(place, fmt::format("type is {}, but stage is {}", spelling(type), spelling(recipe.stage)),
+                             dpo ? fmt::format("stage dpo learns from type: {}", spelling(compared))
+                             : type == DatasetType::preference ? "pairs are for stage: dpo"
+                                                               : "good and bad answers are for stage: dpo");
+      else if (dpo && type != compared)
         reading.problems.add(
-            reading.place_of(fmt::format("data.{}[{}].type", name, i)),
-            fmt::format("type is {}, but stage is {}", spelling(datasets[i].type), spelling(recipe.stage)),
-            dpo ? "stage dpo learns from type: preference" : "pairs are for stage: dpo");
+            place,
+            fmt::format("type is {}, but loss_type is {}", spelling(type), spelling(recipe.preference.loss_type)),
+            kto ? "kto learns from single answers, good or bad: write type: unpaired_preference"
+                : "single answers are for preference.loss_type: kto; the others learn from type: preference");
+    }
   };
   check(recipe.data.datasets, "datasets");
   check(recipe.data.eval_datasets, "eval_datasets");
@@ -246,6 +259,8 @@ void settings_of_pairs_go_with_their_loss(const Recipe& recipe, Reading& reading
     if (options.beta != defaults.beta) refuse("beta", why);
     if (options.label_smoothing != defaults.label_smoothing) refuse("label_smoothing", why);
     if (options.simpo_gamma != defaults.simpo_gamma) refuse("simpo_gamma", why);
+    if (options.desirable_weight != defaults.desirable_weight) refuse("desirable_weight", why);
+    if (options.undesirable_weight != defaults.undesirable_weight) refuse("undesirable_weight", why);
     return;
   }
   const std::string why = fmt::format("loss_type is {}", spelling(options.loss_type));
@@ -254,6 +269,14 @@ void settings_of_pairs_go_with_their_loss(const Recipe& recipe, Reading& reading
     refuse("label_smoothing", why);
   if (options.simpo_gamma != defaults.simpo_gamma && options.loss_type != PreferenceLoss::simpo)
     refuse("simpo_gamma", why);
+  if (options.loss_type != PreferenceLoss::kto) {
+    if (options.desirable_weight != defaults.desirable_weight) refuse("desirable_weight", why);
+    if (options.undesirable_weight != defaults.undesirable_weight) refuse("undesirable_weight", why);
+  } else if (options.desirable_weight == 0 && options.undesirable_weight == 0) {
+    reading.problems.add(reading.place_of("preference.undesirable_weight"),
+                         "desirable_weight and undesirable_weight are both 0, so that nothing is learned",
+                         "raise one of them, or leave them out");
+  }
 }
 
 void pretraining_trains_everything(const Recipe& recipe, Reading& reading) {

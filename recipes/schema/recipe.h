@@ -1,6 +1,5 @@
 #pragma once
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -64,12 +63,6 @@ struct AdapterOptions {
   std::vector<std::string> trainable_tokens;  // of the vocabulary: their rows of embed_tokens are trained, too
   std::string init_adapter;                   // a PEFT folder to start from; empty = fresh ones
 };
-
-/// What B A is multiplied with: lora_alpha / lora_r, with rsLoRA (Kalajdzievski 2023) lora_alpha / sqrt(lora_r).
-inline double lora_scale(const AdapterOptions& adapter) {
-  const auto rank = static_cast<double>(adapter.lora_r);
-  return adapter.lora_alpha / (adapter.use_rslora ? std::sqrt(rank) : rank);
-}
 
 inline bool has_adapter(const AdapterOptions& adapter) { return adapter.type != AdapterType::none; }
 

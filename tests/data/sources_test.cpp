@@ -352,6 +352,32 @@ TEST_F(Sources, NamesTheFieldThatIsMissingOrOfAnotherType) {
   EXPECT_THAT(refusal("a.jsonl", R"({"messages": ["Hi"]})"), HasSubstr("message 1 has no \"role\""));
 }
 
+TEST_F(Sources, ReadsLabelsThatAreTrueOrFalse) {
+  const auto labels = [&](const std::string& name, const std::string& text) {
+    std::string all;
+    for (const Record& record : read({.path = file(name, text), .type = DatasetType::unpaired_preference}))
+      all += told(record) + (record.label.value() ? " +; " : " -; ");
+    return all;
+  };
+  EXPECT_EQ(labels("a.jsonl", R"({"prompt": "Hi", "completion": "Ho", "label": true}
+{"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Hu"}], "label": "false"}
+)"),
+            "user: Hi | assistant: Ho +; user: Hi | assistant: Hu -; ");
+  EXPECT_EQ(labels("a.csv", "prompt,completion,label\nHi,Ho,1\nHi,Ho,0\nHi,Ho,True\n"),
+            "user: Hi | assistant: Ho +; user: Hi | assistant: Ho -; user: Hi | assistant: Ho +; ");
+  const auto refused = [&](const std::string& label) {
+    return refusal("b.jsonl", R"({"prompt": "Hi", "completion": "Ho")" + label + "}",
+                   {.type = DatasetType::unpaired_preference});
+  };
+  const std::string remedy =
+      "it must be true or false; write true where the answer is a good one, false where it is a "
+      "bad one";
+  EXPECT_EQ(refused(R"(, "label": "good")"), "b.jsonl:1: \"label\" is \"good\"; " + remedy);
+  EXPECT_EQ(refused(R"(, "label": 1)"), "b.jsonl:1: \"label\" is neither text nor a list; " + remedy);
+  EXPECT_EQ(refused(R"(, "label": null)"), "b.jsonl:1: \"label\" is null; " + remedy);
+  EXPECT_THAT(refused(""), HasSubstr("the row has no \"label\"; it has \"prompt\", \"completion\""));
+}
+
 TEST_F(Sources, RefusesConversationsWithoutAnAnswer) {
   EXPECT_EQ(
       refusal("a.jsonl", R"({"messages": [{"role": "user", "content": "Hi"}]})"),
@@ -482,6 +508,7 @@ TEST_F(Sources, ReadsEveryKindOfParquetTextAndList) {
            "columns |= {'list': pa.array(talk, pa.list_(turn)), 'large': pa.array(talk, pa.large_list(turn)), 'fixed': "
            "pa.array(talk, pa.list_(turn, 2))}\n"
            "columns |= {'bad': pa.array([b'\\xff'] * 3), 'n': [1, 2, 3]}\n"
+           "columns |= {'prompt': ['Hi'] * 3, 'completion': ['Ho'] * 3, 'truth': [True, False, None]}\n"
            "pq.write_table(pa.table(columns), sys.argv[1])\n");
   if (std::system((python + " " + script + " " + path + " 2>/dev/null").c_str()) != 0)
     GTEST_SKIP() << "no pyarrow in .venv that writes them";
@@ -489,7 +516,8 @@ TEST_F(Sources, ReadsEveryKindOfParquetTextAndList) {
     RowLog log;
     const auto source = open_source({.path = path, .type = type, .field_names = {{ours, theirs}}}, Part::training, log);
     std::string all;
-    for (Record record; source->next(record); record = {}) all += record.text + told(record) + "; ";
+    for (Record record; source->next(record); record = {})
+      all += record.text + told(record) + (record.label == true ? " +; " : "; ");
     EXPECT_EQ(log.count(), 1);  // null
     return all;
   };
@@ -498,6 +526,8 @@ TEST_F(Sources, ReadsEveryKindOfParquetTextAndList) {
   for (const char* kind : {"list", "large", "fixed"})
     EXPECT_EQ(rows_of(DatasetType::chat, "messages", kind), "user: Hi | assistant: Ho; user: Hi | assistant: Ho; ")
         << kind;
+  EXPECT_EQ(rows_of(DatasetType::unpaired_preference, "label", "truth"),
+            "user: Hi | assistant: Ho +; user: Hi | assistant: Ho; ");
   EXPECT_THAT(error_of([&] {
                 read({.path = path, .type = DatasetType::text, .field_names = {{"text", "bad"}}});
               }),

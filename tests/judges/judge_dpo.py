@@ -1,5 +1,6 @@
 """Preference training beside TRL's DPOTrainer: every step's loss and rewards, from the same pairs, with and without an
-adapter; the losses that TRL doesn't have beside their papers' formulas; shared prompts beside pairs laid out in full."""
+adapter; the losses that TRL doesn't have beside their papers' formulas; shared prompts beside pairs laid out in full. KTO
+beside its KTOTrainer, which is handed the same mismatched answers."""
 
 import json
 import random
@@ -11,7 +12,7 @@ from conftest import SEED
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from tune_program import TOPICS, metrics, recipe_for, relative, sentence, shown_rows, steps, tune, write_recipe
 
@@ -31,19 +32,32 @@ def write_pairs(path, rng, count, longest=20, shape="texts"):
     return path
 
 
+def write_singles(path, rng, count, longest=20):
+    """Good and bad answers, some of them to one prompt."""
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(count):
+            if i % 3 != 1:
+                prompt = f"{rng.choice(TOPICS)} {i}: {sentence(rng, longest)}?"
+            row = {"prompt": prompt, "completion": f"{sentence(rng, longest)}.", "label": i % 2 == 0}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
 class Pairs:
     """One model and its pairs, the recipe that trains on them, and the same for TRL. The format of the prompt is one whose
     answers end where they are trained to end: TRL trains everything behind the prompt."""
 
+    type, write, steps = "preference", staticmethod(write_pairs), STEPS
+
     def __init__(self, folder, tmp_path, options=None, learning_rate=1e-3, **sections):
         self.folder, self.output, self.learning_rate = folder, tmp_path / "run", learning_rate
         rng = random.Random(SEED)
-        rows, evaluation = write_pairs(tmp_path / "train.jsonl", rng, PAIRS), write_pairs(tmp_path / "eval.jsonl", rng, PAIRS)
+        rows, evaluation = self.write(tmp_path / "train.jsonl", rng, PAIRS), self.write(tmp_path / "eval.jsonl", rng, PAIRS)
         recipe = recipe_for(folder, rows, self.output, evaluation, **sections)
         recipe["stage"], recipe["preference"] = "dpo", options or {}
         recipe["data"].update(chat_template="llama2", packing=False)
-        recipe["data"]["datasets"][0]["type"] = recipe["data"]["eval_datasets"][0]["type"] = "preference"
-        recipe["train"].update(max_steps=STEPS, global_batch_size=PAIRS, per_device_train_batch_size=PAIRS, learning_rate=learning_rate)
+        recipe["data"]["datasets"][0]["type"] = recipe["data"]["eval_datasets"][0]["type"] = self.type
+        recipe["train"].update(max_steps=self.steps, global_batch_size=PAIRS, per_device_train_batch_size=PAIRS, learning_rate=learning_rate)
         self.recipe = write_recipe(tmp_path / "recipe.yaml", recipe)
 
     def pairs(self, *arguments):
@@ -61,7 +75,7 @@ class Pairs:
         return steps(self.output)
 
 
-class Judge(DPOTrainer):
+class Judging:
     """Takes ids as they are, and keeps every loss."""
 
     def _prepare_dataset(self, dataset, *_):
@@ -74,17 +88,29 @@ class Judge(DPOTrainer):
         return loss
 
 
+class Judge(Judging, DPOTrainer):
+    pass
+
+
+class KtoJudge(Judging, KTOTrainer):
+    pass
+
+
 def trl_losses(setting, model, tmp_path, **options):
     rows = [dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), pair)) for pair in setting.pairs()]
-    config = DPOConfig(
-        output_dir=str(tmp_path / "trl"), max_steps=STEPS, per_device_train_batch_size=PAIRS, learning_rate=setting.learning_rate,
+    return judged(Judge, DPOConfig, rows, setting, model, tmp_path, **options)
+
+
+def judged(judge, config_type, rows, setting, model, tmp_path, **options):
+    config = config_type(
+        output_dir=str(tmp_path / "trl"), max_steps=setting.steps, per_device_train_batch_size=PAIRS, learning_rate=setting.learning_rate,
         lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, use_cpu=True, bf16=False, report_to=[],
         logging_steps=1, save_strategy="no", gradient_checkpointing=False, disable_tqdm=True, max_length=None, beta=0.1,
         disable_dropout=True, **options,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(setting.folder)
     tokenizer.pad_token = tokenizer.eos_token
-    trainer = Judge(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = judge(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.losses = []
     trainer.train()
     return trainer
@@ -215,6 +241,85 @@ def test_any_split_over_ranks_gives_the_same(adapter, tiny, tmp_path):
             assert relative(b["loss"], a["loss"]) <= 1e-5 and b["rewards/margins"] == pytest.approx(a["rewards/margins"], abs=1e-5)
     got = packed.train("--set", "data.packing=true")  # as many slots of several pairs: other steps, but it trains
     assert got[-1]["loss"] < got[0]["loss"]
+
+
+class Singles(Pairs):
+    type, write, steps = "unpaired_preference", staticmethod(write_singles), 10
+
+    def __init__(self, folder, tmp_path, options=None, **named):
+        super().__init__(folder, tmp_path, {"loss_type": "kto", **(options or {})}, **named)
+
+    def rows(self, *arguments):
+        """[{prompt_ids, completion_ids, KL_completion_ids, label}], as TRL's collator wants them."""
+        for row in shown_rows(self.recipe, *arguments):
+            ids, own, other = row["ids"], row["completion"], row["mismatched"]
+            assert row["trained"] == [0] * own + [1] * (other - own) + [0] * (len(ids) - other)
+            yield {"prompt_ids": ids[:own], "completion_ids": ids[own:other], "KL_completion_ids": ids[other:], "label": row["label"]}
+
+
+KTO_METRICS = ("kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
+
+
+@pytest.mark.parametrize("name, adapter, rate", [("llama-gqa", "lora", 1e-3), ("llama-mha", "none", 2e-4)])
+def test_kto_equals_trl(name, adapter, rate, tiny, tmp_path):
+    """With an adapter to start from, and full fine-tuning: the reference is that of before the first step. Where the good
+    answers weigh more, the KL becomes positive; where the bad ones do, its estimate is cut off at 0."""
+    weights = {"desirable_weight": 1.5, "undesirable_weight": 0.75} if adapter == "lora" else {"desirable_weight": 0.1}
+    start = {"init_adapter": str(tmp_path / "init")} if adapter == "lora" else {"type": "none"}
+    setting = Singles(tiny(name), tmp_path, {"beta": 0.1, **weights}, adapter=start, learning_rate=rate)
+    model = fresh_adapter(setting.model(), tmp_path / "init") if adapter == "lora" else setting.model()
+    lines, rows = setting.train(), list(setting.rows())
+    trainer = judged(KtoJudge, KTOConfig, rows, setting, model, tmp_path, **weights)
+    history = [entry for entry in trainer.state.log_history if "kl" in entry]
+    assert len(lines) == len(trainer.losses) == len(history) == setting.steps and trainer.losses[-1] < 0.9 * trainer.losses[0]
+    for line, loss, logged in zip(lines, trainer.losses, history):
+        assert relative(line["loss"], loss) <= 1e-4, f"step {line['step']}: loss {line['loss']}, TRL {loss}"
+        assert relative(line["grad_norm"], float(logged["grad_norm"])) <= 1e-3, line["step"]
+        for metric in KTO_METRICS:
+            assert line[metric] == pytest.approx(float(logged[metric]), rel=1e-3, abs=1e-3), (line["step"], metric)
+    last = [line["kl"] for line in lines[-3:]]
+    assert min(last) > 0.1 if adapter == "lora" else max(last) == 0
+    print("DEVIATION", max(relative(a["loss"], b) for a, b in zip(lines, trainer.losses)), max(abs(a["kl"] - float(b["kl"])) for a, b in zip(lines, history)))
+
+
+def test_kto_over_any_split_is_the_same(tiny, tmp_path):
+    """A fresh adapter, whose reference is the base. One micro-batch of all rows; of one row each, on one rank and on two,
+    of which each has three, and which may share the weights."""
+    setting = Singles(tiny("llama-gqa"), tmp_path)
+    alone = ["--set", "train.per_device_train_batch_size=1", "--set", "eval.per_device_eval_batch_size=1"]
+    curves = []
+    for shares in ([], alone, [*alone, "--nproc=2"], [*alone, "--nproc=2", "--set", "distributed.strategy=shard"]):
+        setting.train("--resume", "never", "--set", "train.max_steps=5", *shares)
+        curves.append(metrics(setting.output))
+        for a, b in zip(curves[0], curves[-1], strict=True):
+            for key in (key for key in a if key.removeprefix("eval_") in ("loss", *KTO_METRICS)):
+                assert b[key] == pytest.approx(a[key], rel=1e-5, abs=2e-5), (shares, a["step"], key)
+    first, last = (line for line in curves[0] if "loss" in line and line["step"] in (1, 5))
+    assert first["loss"] == pytest.approx(0.5, abs=1e-5) and first["kl"] == pytest.approx(0, abs=1e-5) and last["kl"] > 0.1
+
+
+def test_a_kto_evaluation_has_one_kl(tiny, tmp_path):
+    """Its mean is over all rows of the set; the loss by the formula, from what PEFT makes of the trained adapter; `tune
+    eval` says the same."""
+    setting = Singles(tiny("llama-gqa"), tmp_path)
+    setting.train()
+    evaluated = [line for line in metrics(setting.output) if "eval_loss" in line][-1]
+    rows = list(setting.rows("--eval"))
+    model = PeftModel.from_pretrained(setting.model(), setting.output / "final")
+    answers = [(row["prompt_ids"], row["completion_ids"], row["KL_completion_ids"]) for row in rows]
+    with torch.no_grad():
+        policy = log_probabilities(model, answers)
+        with model.disable_adapter():
+            reference = log_probabilities(model, answers)
+    ratios = [(p[0] - r[0], p[1] - r[1]) for p, r in zip(policy, reference)]
+    kl = max(0.0, sum(other.item() for _, other in ratios) / len(ratios))
+    signed = [(own - kl) if row["label"] else (kl - own) for (own, _), row in zip(ratios, rows)]
+    assert evaluated["eval_kl"] == pytest.approx(kl, rel=1e-3, abs=1e-4)
+    assert evaluated["eval_loss"] == pytest.approx(sum(1 - torch.sigmoid(0.1 * s).item() for s in signed) / len(signed), rel=1e-4)
+    answer = json.loads(tune("eval", "--recipe", setting.recipe, "--json").stdout)
+    assert answer["answers"] == len(rows) and answer["loss"] == pytest.approx(evaluated["eval_loss"], rel=1e-5)
+    assert answer["kl"] == pytest.approx(evaluated["eval_kl"], rel=1e-5, abs=1e-6)
+    assert "rewards/accuracies" not in answer and answer["rewards/margins"] == pytest.approx(evaluated["eval_rewards/margins"], rel=1e-4)
 
 
 def made(tmp_path, *names):

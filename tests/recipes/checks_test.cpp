@@ -38,6 +38,30 @@ TEST(Checks, SayWhatCannotGoTogether) {
        "r.yaml:3:65: warmup_ratio 0.5 + decay_ratio 0.6 is more than 1; together they share all steps"},
       {kLeast + "train: {max_steps: 5, warmup_steps: 6}",
        "r.yaml:3:37: warmup_steps is 6, max_steps only 5; warm up for fewer steps"},
+      {kLeast + "stage: dpo\npreference: {loss_type: kto}",
+       "r.yaml:2:19: type is chat, but stage is dpo; stage dpo learns from type: unpaired_preference"},
+      {model + "data: {datasets: [{path: a, type: preference}]}\nstage: dpo\npreference: {loss_type: kto}",
+       "r.yaml:2:35: type is preference, but loss_type is kto; kto learns from single answers, good or bad: write "
+       "type: "
+       "unpaired_preference"},
+      {model + "data: {datasets: [{path: a, type: unpaired_preference}]}\nstage: dpo",
+       "r.yaml:2:35: type is unpaired_preference, but loss_type is sigmoid; single answers are for "
+       "preference.loss_type: "
+       "kto; the others learn from type: preference"},
+      {model + "data: {datasets: [{path: a, type: unpaired_preference}]}",
+       "r.yaml:2:35: type is unpaired_preference, but stage is sft; good and bad answers are for stage: dpo"},
+      {model + "data: {datasets: [{path: a, type: preference}]}\nstage: dpo\npreference: {desirable_weight: 2, "
+               "undesirable_weight: 3}",
+       "r.yaml:4:32: desirable_weight is given, but loss_type is sigmoid; leave it out\n"
+       "r.yaml:4:55: undesirable_weight is given, but loss_type is sigmoid; leave it out"},
+      {model + "data: {datasets: [{path: a, type: unpaired_preference, field_roles: {bot: assistant}}]}\nstage: dpo\n"
+               "preference: {loss_type: kto, label_smoothing: 0.1, simpo_gamma: 1, desirable_weight: 0, "
+               "undesirable_weight: 0}",
+       "r.yaml:4:47: label_smoothing is given, but loss_type is kto; leave it out\n"
+       "r.yaml:4:65: simpo_gamma is given, but loss_type is kto; leave it out\n"
+       "r.yaml:4:109: desirable_weight and undesirable_weight are both 0, so that nothing is learned; raise one of "
+       "them, "
+       "or leave them out"},
       {kLeast + "export: [{format: gguf, check: vllm}]",
        "r.yaml:3:32: check is vllm with format gguf; it goes with format adapter; leave it out"},
       {kLeast + "export: [{format: adapter, check: vllm}]", ""},

@@ -29,7 +29,7 @@ fsdp: {}
 )";
   EXPECT_EQ(complaint(yaml),
             "r.yaml:1:44: dtype is \"bf61\"; did you mean bf16? It may be fp32, bf16 or fp16\n"
-            "r.yaml:2:8: stage is \"kto\"; it is planned; it may be pretrain, sft or dpo now\n"
+            "r.yaml:2:8: stage is \"kto\"; write stage: dpo and preference.loss_type: kto\n"
             "r.yaml:4:3: unknown key \"lora_rnak\"; did you mean \"lora_r\"?\n"
             "r.yaml:5:11: lora_r is 0; it must be a whole number, 1 to 1024\n"
             "r.yaml:6:15: lora_alpha is the text \"32\"; write the number without quotes\n"

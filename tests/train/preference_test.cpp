@@ -1,5 +1,7 @@
 #include "train/objectives/preference.h"
 
+#include "train/objectives/kto.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -50,6 +52,30 @@ TEST(PairLoss, HingeIsSilentBehindItsMargin) {
   const PairLoss loss = pair_loss({.loss_type = PreferenceLoss::hinge}, {0, -100}, {0, 0}, 1, 1);
   EXPECT_EQ(loss.loss, 0);
   EXPECT_EQ(loss.by_chosen, 0);
+}
+
+TEST(KtoLoss, DerivativeIsThatOfTheLoss) {
+  const PreferenceOptions options{.beta = 0.3, .desirable_weight = 2, .undesirable_weight = 0.5};
+  constexpr double kStep = 1e-5, kKl = 0.7;
+  for (const bool good : {true, false})
+    for (const double ratio : {-4.0, 0.2, 3.0}) {
+      const double above = kto_loss(options, ratio + kStep, kKl, good).loss,
+                   below = kto_loss(options, ratio - kStep, kKl, good).loss;
+      EXPECT_NEAR(kto_loss(options, ratio, kKl, good).by_answer, (above - below) / (2 * kStep), 1e-7) << good << ratio;
+    }
+}
+
+TEST(KtoLoss, OfEqualModelsIsHalfTheWeight) {
+  const PreferenceOptions options{.desirable_weight = 2, .undesirable_weight = 0.5};
+  EXPECT_NEAR(kto_loss(options, 0, 0, true).loss, 1, 1e-12);
+  EXPECT_NEAR(kto_loss(options, 0, 0, false).loss, 0.25, 1e-12);
+  for (const double far : {-1e5, 1e5}) EXPECT_TRUE(std::isfinite(kto_loss(options, far, 0, true).by_answer)) << far;
+}
+
+TEST(KtoLoss, KlIsNeverBelowZeroAndHidesNothing) {
+  EXPECT_EQ(kl_estimate(-3, 2), 0);
+  EXPECT_EQ(kl_estimate(3, 2), 1.5);
+  EXPECT_TRUE(std::isnan(kl_estimate(std::nan(""), 2)));
 }
 
 }  // namespace

@@ -49,11 +49,12 @@ void print_rows_json(const TokenDataset& rows, std::int64_t count) {
     std::vector<int> trained;
     for (const std::uint8_t mark : row.trained) trained.push_back(is_trained(mark) ? 1 : 0);
     nlohmann::ordered_json json = {{"file", place.file}, {"line", place.line}, {"ids", row.ids}, {"trained", trained}};
-    if (row.is_pair())  // where the answers begin
-      for (const auto& [name, answer] : {std::pair("chosen", kChosen), {"rejected", kRejected}})
-        json[name] =
-            std::find_if(row.trained.begin(), row.trained.end(), [&](auto mark) { return (mark & answer) != 0; }) -
-            row.trained.begin();
+    if (row.is_pair()) {  // where the answers begin
+      const auto [first, second] = answer_starts(row);
+      json[row.is_single() ? "completion" : "chosen"] = first;
+      json[row.is_single() ? "mismatched" : "rejected"] = second;
+      if (row.is_single()) json["label"] = (row.trained[first] & kChosen) != 0;
+    }
     fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
 }
@@ -87,9 +88,11 @@ std::string visible(const std::string& piece) {
 void print_run(const RowView& row, std::size_t begin, std::size_t end, const Tokenizer& tokenizer,
                const Reasons& reasons) {
   const bool trained = is_trained(row.trained[begin]);
-  const char* answer = (row.trained[begin] & kChosen) != 0     ? "chosen, "
-                       : (row.trained[begin] & kRejected) != 0 ? "rejected, "
-                                                               : "";
+  const auto is = [&](std::uint8_t answer) { return (row.trained[begin] & answer) != 0; };
+  const char* answer = is(kMismatched) ? "another row's, "
+                       : is(kChosen)   ? (row.is_single() ? "good, " : "chosen, ")
+                       : is(kRejected) ? (row.is_single() ? "bad, " : "rejected, ")
+                                       : "";
   const bool coloured = isatty(STDOUT_FILENO) == 1;
   std::string tokens;
   for (std::size_t i = begin; i < end; ++i)

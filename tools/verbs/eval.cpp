@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "recipes/schema/error.h"
@@ -15,10 +16,21 @@ namespace {
 
 constexpr std::int64_t kEvaluationTokens = 8192;
 
-// Of pairs, a perplexity says nothing.
-nlohmann::ordered_json as_json(const Score& score, bool pairs) {
-  if (pairs) return {{"loss", score.loss()}, {"pairs", score.tokens}};
-  return {{"loss", score.loss()}, {"perplexity", score.perplexity()}, {"tokens", score.tokens}};
+// What the loss is a mean over.
+const char* counted(const Evaluation& evaluation) {
+  return evaluation.kl ? "answers" : evaluation.preference ? "pairs" : "tokens";
+}
+
+// Of pairs and single answers, a perplexity says nothing.
+nlohmann::ordered_json as_json(const Score& score, const Evaluation& evaluation) {
+  nlohmann::ordered_json json = {{"loss", score.loss()}};
+  if (!evaluation.preference) json["perplexity"] = score.perplexity();
+  json[counted(evaluation)] = score.tokens;
+  return json;
+}
+
+double margin(const PreferenceSums& sums) {
+  return sums.chosen_reward / sums.chosen - sums.rejected_reward / sums.rejected;
 }
 
 void print_table(const Evaluation& evaluation) {
@@ -27,12 +39,17 @@ void print_table(const Evaluation& evaluation) {
     fmt::print("{:>10.4f} {:>12} {:>10}  {}\n", score.loss(), pairs ? "" : fmt::format("{:.3f}", score.perplexity()),
                score.tokens, source);
   };
-  fmt::print("{:>10} {:>12} {:>10}  {}\n", "loss", pairs ? "" : "perplexity", pairs ? "pairs" : "tokens", "source");
+  fmt::print("{:>10} {:>12} {:>10}  {}\n", "loss", pairs ? "" : "perplexity", counted(evaluation), "source");
   for (const auto& [source, score] : evaluation.sources) line(score, source);
   line(evaluation.total, "all");
-  if (const auto& sums = evaluation.preference)
+  const auto& sums = evaluation.preference;
+  if (evaluation.kl)
+    fmt::print("reward {:.4f} of {} good answers, {:.4f} of {} bad ones, KL {:.4f}\n",
+               sums->chosen_reward / std::max(sums->chosen, 1.0), sums->chosen,
+               sums->rejected_reward / std::max(sums->rejected, 1.0), sums->rejected, *evaluation.kl);
+  else if (sums)
     fmt::print("reward margin {:.4f}, the chosen answer has the higher reward in {:.1f} % of the pairs\n",
-               (sums->chosen_reward - sums->rejected_reward) / sums->pairs, 100 * sums->right / sums->pairs);
+               margin(*sums), 100 * sums->right / sums->pairs);
 }
 
 }  // namespace
@@ -78,12 +95,14 @@ int eval_verb(const std::vector<std::string>& arguments) {
     print_table(evaluation);
     return 0;
   }
-  const bool pairs = evaluation.preference.has_value();
-  nlohmann::ordered_json json = as_json(evaluation.total, pairs);
-  for (const auto& [source, score] : evaluation.sources) json["sources"][source] = as_json(score, pairs);
+  nlohmann::ordered_json json = as_json(evaluation.total, evaluation);
+  for (const auto& [source, score] : evaluation.sources) json["sources"][source] = as_json(score, evaluation);
   if (const auto& sums = evaluation.preference) {
-    json["rewards/margins"] = (sums->chosen_reward - sums->rejected_reward) / sums->pairs;
-    json["rewards/accuracies"] = sums->right / sums->pairs;
+    if (sums->chosen > 0 && sums->rejected > 0) json["rewards/margins"] = margin(*sums);
+    if (evaluation.kl)
+      json["kl"] = *evaluation.kl;
+    else
+      json["rewards/accuracies"] = sums->right / sums->pairs;
   }
   fmt::print("{}\n", json.dump());
   return 0;

@@ -32,7 +32,7 @@ JsonLines::JsonLines(const std::filesystem::path& file, std::int64_t first_step,
 
 void JsonLines::write(const StepReport& report) {
   Json json = {{"step", report.step}, {"epoch", report.epoch}};
-  const auto add = [&](const char* key, const auto& value) {
+  const auto add = [&](const std::string& key, const auto& value) {
     if (value) json[key] = *value;
   };
   add("loss", report.loss);
@@ -40,12 +40,13 @@ void JsonLines::write(const StepReport& report) {
   if (report.preference) {
     const PreferenceReport& pairs = *report.preference;
     const std::string prefix = report.eval_loss ? "eval_" : "";
-    json[prefix + "rewards/chosen"] = pairs.chosen_reward;
-    json[prefix + "rewards/rejected"] = pairs.rejected_reward;
-    json[prefix + "rewards/margins"] = pairs.chosen_reward - pairs.rejected_reward;
-    json[prefix + "rewards/accuracies"] = pairs.accuracy;
-    json[prefix + "logps/chosen"] = pairs.chosen_log_probability;
-    json[prefix + "logps/rejected"] = pairs.rejected_log_probability;
+    add(prefix + "rewards/chosen", pairs.chosen_reward);
+    add(prefix + "rewards/rejected", pairs.rejected_reward);
+    add(prefix + "rewards/margins", pairs.margin());
+    add(prefix + "rewards/accuracies", pairs.accuracy);
+    add(prefix + "logps/chosen", pairs.chosen_log_probability);
+    add(prefix + "logps/rejected", pairs.rejected_log_probability);
+    add(prefix + "kl", pairs.kl);
   }
   add("learning_rate", report.learning_rate);
   add("grad_norm", report.grad_norm);

@@ -5,11 +5,18 @@
 
 namespace tune {
 
-/// Of pairs of answers, means over them; called as TRL calls them.
+/// Of pairs of answers, means over them; of single answers, over the good (chosen) and over the bad ones (rejected),
+/// absent where there are none. Called as TRL calls them.
 struct PreferenceReport {
-  double chosen_reward = 0, rejected_reward = 0;
-  double accuracy = 0;  // share of the pairs whose chosen answer has the higher reward
-  double chosen_log_probability = 0, rejected_log_probability = 0;
+  std::optional<double> chosen_reward, rejected_reward;
+  std::optional<double> accuracy;  // share of the pairs whose chosen answer has the higher reward
+  std::optional<double> chosen_log_probability, rejected_log_probability;
+  std::optional<double> kl;  // of single answers: how far the model is from the reference
+
+  std::optional<double> margin() const {
+    if (!chosen_reward || !rejected_reward) return std::nullopt;
+    return *chosen_reward - *rejected_reward;
+  }
 };
 
 /// One line of metrics.jsonl. Absent values are left out. Everything up to trained_tokens is the same in every run of
@@ -17,7 +24,7 @@ struct PreferenceReport {
 struct StepReport {
   std::int64_t step = 0;  // optimizer steps done
   double epoch = 0;
-  std::optional<double> loss = std::nullopt;  // of the step, nats a trained token; stage dpo: a pair
+  std::optional<double> loss = std::nullopt;  // of the step, nats a trained token; stage dpo: a pair or an answer
   std::optional<double> eval_loss = std::nullopt;
   std::optional<PreferenceReport> preference =
       std::nullopt;  // stage dpo; of the evaluation where there is an eval_loss

@@ -100,9 +100,9 @@ void TensorBoard::write(const StepReport& report) {
   add("train/peak_memory", report.peak_memory);
   if (report.preference) {
     const std::string prefix = report.eval_loss ? "eval/" : "train/";
-    add(prefix + "rewards/margins",
-        std::optional(report.preference->chosen_reward - report.preference->rejected_reward));
-    add(prefix + "rewards/accuracies", std::optional(report.preference->accuracy));
+    add(prefix + "rewards/margins", report.preference->margin());
+    add(prefix + "rewards/accuracies", report.preference->accuracy);
+    add(prefix + "kl", report.preference->kl);
   }
   add("train/router_aux_loss", report.router_aux_loss);
   for (std::size_t i = 0; report.expert_share && i < report.expert_share->size(); ++i)

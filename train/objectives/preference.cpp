@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "recipes/schema/error.h"
-#include "train/kernels/cross_entropy.h"
 #include "train/kernels/upload.h"
+#include "train/objectives/answers.h"
 
 namespace tune {
 namespace {
@@ -15,50 +15,28 @@ namespace {
 double log_sigmoid(double x) { return x >= 0 ? -std::log1p(std::exp(-x)) : x - std::log1p(std::exp(x)); }
 double sigmoid(double x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
 
-// Rows of the hidden states that predict something, and what; answer by answer: of pair i chosen, then rejected.
-struct Targets {
-  std::vector<std::int64_t> rows, labels;
-  std::vector<std::int64_t> counts;
-};
-
-Targets targets_of(const PackedBatch& batch) {
-  Targets all;
+// Answer by answer: of pair i chosen, then rejected.
+AnswerTargets targets_of(const PackedBatch& batch) {
+  AnswerTargets all;
   for (const PreferencePair& pair : batch.pairs) {
-    for (const std::vector<Target>* answer : {&pair.chosen_targets, &pair.rejected_targets}) {
-      for (const Target& target : *answer) {
-        all.rows.push_back(target.row);
-        all.labels.push_back(target.label);
-      }
-      all.counts.push_back(std::ssize(*answer));
-    }
+    all.add(pair.chosen_targets);
+    all.add(pair.rejected_targets);
   }
   return all;
 }
 
-// Each answer's sum of log-probabilities, from the hidden states that predict its tokens.
-std::vector<PairLogProbabilities> sums_of(Decoder& decoder, const at::Tensor& hidden, const at::Tensor& labels,
-                                          const Targets& targets) {
-  const CrossEntropyResult result =
-      linear_cross_entropy(hidden, decoder.head_weight(), labels, 1.0, /*want_gradient=*/false, at::Tensor());
-  const at::Tensor losses = result.losses.to(at::kDouble).cpu();
-  std::vector<PairLogProbabilities> sums;
-  std::int64_t first = 0;
-  const auto next = [&](std::size_t answer) {
-    const std::int64_t count = targets.counts[answer];
-    first += count;
-    return -losses.narrow(0, first - count, count).sum().item<double>();
-  };
-  for (std::size_t i = 0; i < targets.counts.size(); i += 2) {
-    const double chosen = next(i);
-    sums.push_back({chosen, next(i + 1)});
-  }
-  return sums;
+std::vector<PairLogProbabilities> in_pairs(const std::vector<double>& sums) {
+  std::vector<PairLogProbabilities> pairs;
+  for (std::size_t i = 0; i < sums.size(); i += 2) pairs.push_back({sums[i], sums[i + 1]});
+  return pairs;
 }
 
 }  // namespace
 
 void PreferenceSums::add(const PreferenceSums& more) {
   pairs += more.pairs;
+  chosen += more.chosen;
+  rejected += more.rejected;
   chosen_reward += more.chosen_reward;
   rejected_reward += more.rejected_reward;
   right += more.right;
@@ -122,27 +100,26 @@ PairLoss pair_loss(const PreferenceOptions& options, const PairLogProbabilities&
 std::vector<PairLogProbabilities> pair_log_probabilities(Decoder& decoder, const PackedBatch& batch,
                                                          bool with_adapter) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const Targets targets = targets_of(batch);
+  const AnswerTargets targets = targets_of(batch);
   decoder.set_adapter_enabled(with_adapter);
   const at::Tensor hidden = decoder.forward(batch, false);
-  decoder.set_adapter_enabled(true);
-  return sums_of(decoder, hidden.index_select(0, upload(targets.rows, hidden.device())),
-                 upload(targets.labels, hidden.device()), targets);
+  std::vector<double> sums = log_probabilities(decoder, hidden.index_select(0, upload(targets.rows, hidden.device())),
+                                               upload(targets.labels, hidden.device()), targets.counts);
+  decoder.set_adapter_enabled(true);  // the head may be the adapter's, too
+  return in_pairs(sums);
 }
 
 Loss preference_loss(Decoder& decoder, const PackedBatch& batch, const PreferenceOptions& options,
                      std::span<const PairLogProbabilities> reference, double scale, bool backward) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const Targets targets = targets_of(batch);
+  const AnswerTargets targets = targets_of(batch);
   at::Tensor hidden = decoder.forward(batch, backward);
   const at::Tensor rows = upload(targets.rows, hidden.device()), labels = upload(targets.labels, hidden.device());
   hidden = hidden.index_select(0, rows);
-  const std::vector<PairLogProbabilities> policy = sums_of(decoder, hidden, labels, targets);
+  const std::vector<PairLogProbabilities> policy = in_pairs(log_probabilities(decoder, hidden, labels, targets.counts));
   Loss loss;
   PreferenceSums sums;
-  at::Tensor d_hidden;
-  if (backward) d_hidden = at::empty_like(hidden);
-  std::int64_t first = 0;
+  std::vector<double> slopes;
   for (std::size_t i = 0; i < batch.pairs.size(); ++i) {
     const std::int64_t n_chosen = targets.counts[2 * i], n_rejected = targets.counts[2 * i + 1];
     const PairLoss pair =
@@ -151,24 +128,18 @@ Loss preference_loss(Decoder& decoder, const PackedBatch& batch, const Preferenc
     loss.sum += pair.loss;
     loss.trained_tokens += n_chosen + n_rejected;
     sums.pairs += 1;
+    sums.chosen += 1;
+    sums.rejected += 1;
     sums.chosen_reward += pair.chosen_reward;
     sums.rejected_reward += pair.rejected_reward;
     sums.right += pair.chosen_reward > pair.rejected_reward ? 1 : 0;
     sums.chosen_log_probability += policy[i].chosen;
     sums.rejected_log_probability += policy[i].rejected;
-    if (!backward) continue;
-    // Logits once more: their gradient is known only now. That of a log-probability is that of minus the loss.
-    for (const auto& [count, slope] : {std::pair(n_chosen, pair.by_chosen), {n_rejected, pair.by_rejected}}) {
-      const CrossEntropyResult result =
-          linear_cross_entropy(hidden.narrow(0, first, count), decoder.head_weight(), labels.narrow(0, first, count),
-                               -slope * scale, /*want_gradient=*/true, decoder.head_gradient());
-      d_hidden.narrow(0, first, count).copy_(result.d_hidden);
-      first += count;
-    }
+    slopes.insert(slopes.end(), {scale * pair.by_chosen, scale * pair.by_rejected});
   }
   loss.preference = sums;
   if (backward && backward_follows(decoder, loss.sum))
-    decoder.backward(d_hidden, rows,
+    decoder.backward(log_probability_gradients(decoder, hidden, labels, targets.counts, slopes), rows,
                      decoder.options().router_aux_loss_coef * scale * static_cast<double>(batch.pairs.size()));
   loss.router_load = decoder.router_load();
   return loss;

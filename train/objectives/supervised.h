@@ -8,10 +8,11 @@
 
 namespace tune {
 
-/// What a preference objective sees of the pairs of a batch, summed over them.
+/// What a preference objective sees of the pairs of a batch, or of its single answers, summed over them.
 struct PreferenceSums {
-  double pairs = 0;
-  double chosen_reward = 0, rejected_reward = 0;  // PairLoss, train/objectives/preference.h
+  double pairs = 0;                               // or single answers
+  double chosen = 0, rejected = 0;                // answers of either kind: of pairs as many as pairs
+  double chosen_reward = 0, rejected_reward = 0;  // PairLoss, train/objectives/preference.h; KtoLoss, kto.h
   double right = 0;                               // pairs whose chosen answer has the higher reward
   double chosen_log_probability = 0, rejected_log_probability = 0;
 
@@ -20,9 +21,9 @@ struct PreferenceSums {
 
 /// Sums, not means: any split of a batch gives the same gradient.
 struct Loss {
-  double sum = 0;  // of negative log-likelihoods over trained tokens, natural log; of pairs' losses
+  double sum = 0;  // of negative log-likelihoods over trained tokens, natural log; of pairs' or answers' losses
   std::int64_t trained_tokens = 0;
-  std::optional<PreferenceSums> preference;  // where the batch is made of pairs
+  std::optional<PreferenceSums> preference;  // where the batch is made of pairs or single answers
   std::optional<RouterLoad> router_load;     // of models with experts
 };
 

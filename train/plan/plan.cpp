@@ -177,7 +177,7 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
     plan.steps = loader->total_steps();
     plan.steps_per_epoch = loader->steps_per_epoch();
     plan.tokens_per_epoch = loader->tokens_per_epoch();
-    plan.micro_batch_tokens = loader->max_micro_batch_tokens();
+    plan.micro_batch_tokens = loader->max_taped_tokens();
     plan.attended_tokens = loader->max_attended_tokens();
   }
   // evaluation keeps no tape: with batches of training's size it needs less, below some size it would only be slow
@@ -188,6 +188,8 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
     plan.evaluation_tokens = largest_evaluation_batch(*evaluation_rows, rows, plan.evaluation_limit);
   else if (!recipe.data.eval_datasets.empty())
     plan.evaluation_tokens = std::min(plan.evaluation_limit, rows * recipe.data.max_length);
+  if (loader != nullptr && loader->max_micro_batch_tokens() > loader->max_taped_tokens())  // kto's pass before the step
+    plan.evaluation_tokens = std::max(plan.evaluation_tokens, loader->max_micro_batch_tokens());
   plan.memory = memory_items(recipe, config, plan);
   return plan;
 }

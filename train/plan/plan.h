@@ -21,9 +21,9 @@ struct Plan {
   std::int64_t steps_per_epoch = 0;
   std::int64_t tokens_per_epoch = 0;
   std::int64_t attended_tokens = 0;     // of the micro-batch with most, with prompts of pairs twice; 0: none are pairs
-  std::int64_t micro_batch_tokens = 0;  // the largest
+  std::int64_t micro_batch_tokens = 0;  // the largest, as the pass with gradients sees it
   std::int64_t evaluation_limit = 0;    // tokens of an evaluation batch during training, unless a row is longer
-  std::int64_t evaluation_tokens = 0;   // the largest such batch; 0 without eval_datasets
+  std::int64_t evaluation_tokens = 0;   // the largest such batch, or micro-batch without gradients; 0 without either
   std::int64_t parameters = 0;
   std::int64_t trainable_parameters = 0;
   std::vector<MemoryItem> memory;  // at the moment of the peak
