@@ -279,7 +279,6 @@ def test_kto_equals_trl(name, adapter, rate, tiny, tmp_path):
             assert line[metric] == pytest.approx(float(logged[metric]), rel=1e-3, abs=1e-3), (line["step"], metric)
     last = [line["kl"] for line in lines[-3:]]
     assert min(last) > 0.1 if adapter == "lora" else max(last) == 0
-    print("DEVIATION", max(relative(a["loss"], b) for a, b in zip(lines, trainer.losses)), max(abs(a["kl"] - float(b["kl"])) for a, b in zip(lines, history)))
 
 
 def test_kto_over_any_split_is_the_same(tiny, tmp_path):

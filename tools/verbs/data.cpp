@@ -89,16 +89,17 @@ void print_run(const RowView& row, std::size_t begin, std::size_t end, const Tok
                const Reasons& reasons) {
   const bool trained = is_trained(row.trained[begin]);
   const auto is = [&](std::uint8_t answer) { return (row.trained[begin] & answer) != 0; };
-  const char* answer = is(kMismatched) ? "another row's, "
-                       : is(kChosen)   ? (row.is_single() ? "good, " : "chosen, ")
+  const char* answer = is(kChosen)     ? (row.is_single() ? "good, " : "chosen, ")
                        : is(kRejected) ? (row.is_single() ? "bad, " : "rejected, ")
                                        : "";
+  const std::string reason = is(kMismatched) ? "another row's answer, looked at only (loss_type: kto)"
+                             : trained       ? reasons.trained
+                                             : reasons.masked;
   const bool coloured = isatty(STDOUT_FILENO) == 1;
   std::string tokens;
   for (std::size_t i = begin; i < end; ++i)
     tokens += fmt::format(" {}({})", visible(tokenizer.token_text(row.ids[i])), row.ids[i]);
-  fmt::print("  {} {}-{}: {}{}\n", trained ? "trained" : "masked ", begin, end - 1, answer,
-             trained ? reasons.trained : reasons.masked);
+  fmt::print("  {} {}-{}: {}{}\n", trained ? "trained" : "masked ", begin, end - 1, answer, reason);
   if (coloured)
     fmt::print("   {}\n", fmt::styled(tokens, trained ? fmt::fg(fmt::terminal_color::green) : fmt::emphasis::faint));
   else
