@@ -168,7 +168,7 @@ def test_bf16_full_ends_where_a_plain_loop_does(tiny, rng, tmp_path):
     assert relative(eval_losses(setting.output)[-1], want) <= 0.01
 
 
-FP16_STEPS = 12
+FP16_STEPS = 8
 
 
 @pytest.mark.parametrize("method", ["lora", "none"])
@@ -182,7 +182,7 @@ def test_fp16_is_pytorchs_with_its_grad_scaler(method, tiny, rng, tmp_path):
     history = plain_loop(model, setting.rows, schedule, FP16_STEPS, autocast=fp16_autocast, scaled=True)
     worst = [max(relative(line[key], judge[i]) for line, judge in zip(lines, history)) for i, key in enumerate(("loss", "grad_norm"))]
     print(f"{method}: losses off by {worst[0]:.1e}, gradient norms by {worst[1]:.1e}")
-    assert history[-1][0] < 0.9 * history[0][0]
+    assert history[-1][0] < 0.95 * history[0][0]
     assert worst[0] <= 0.002 and worst[1] <= 0.02
     assert {line["loss_scale"] for line in lines} == {65536}
     assert json.loads((setting.output / "run.json").read_text())["totals"]["skipped_steps"] == 0
@@ -205,7 +205,7 @@ def test_steps_whose_gradients_overflow_are_skipped(tiny, rng, tmp_path):
     history = plain_loop(model, setting.rows, schedule, FP16_STEPS, autocast=fp16_autocast, scaled=True)
     theirs = sum(not math.isfinite(norm) for _, norm in history)
     print(f"{skipped} steps skipped, by PyTorch {theirs}")
-    assert 2 <= skipped <= 8 and abs(skipped - theirs) <= 1
+    assert 2 <= skipped <= 5 and abs(skipped - theirs) <= 1
     assert [line["loss_scale"] for line in lines] == [65536 / 2 ** min(i, skipped) for i in range(FP16_STEPS)]
     assert all("grad_norm" in line for line in lines[skipped:])
     assert json.loads((setting.output / "run.json").read_text())["totals"]["skipped_steps"] == skipped
