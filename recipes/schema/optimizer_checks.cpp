@@ -25,9 +25,8 @@ void updates_in_the_backward_pass_are_final(const Recipe& recipe, Reading& readi
   if (train.max_grad_norm > 0)
     refuse(fmt::format("max_grad_norm is {}: the norm is known only when all is updated", train.max_grad_norm),
            "write max_grad_norm: 0");
-  if (recipe.model.dtype.value_or(train.precision) == Dtype::fp16)
-    refuse("precision is fp16: whether a step is to be skipped is known only when all is updated",
-           "leave it out, or write precision: bf16");
+  if (train.precision == Dtype::fp16)
+    refuse("precision is fp16, where a step whose gradients overflow is left out as a whole", "write precision: bf16");
   if (recipe.distributed.strategy == Strategy::shard)
     refuse("distributed.strategy is shard: it is for one rank", "leave one of the two out");
 }
