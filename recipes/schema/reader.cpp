@@ -92,6 +92,7 @@ Stages parse_stages(std::string_view yaml, const std::string& file, const std::v
   for (const YamlValue& each : documents) stages.recipes.push_back(recipe_of(each, file, problems, found));
   if (problems.count() == 0) check_stages(stages.recipes, problems);
   problems.raise();
+  take_stored_ranks(stages.recipes);
   if (notes != nullptr) notes->insert(notes->end(), found.begin(), found.end());
   const std::string& first = stages.recipes.front().output_dir;
   stages.output_dir = stages.listed ? parent_of(first) : first;

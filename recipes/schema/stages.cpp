@@ -7,6 +7,7 @@
 #include <set>
 
 #include "recipes/schema/fields.h"
+#include "recipes/schema/lora_shape.h"
 #include "recipes/schema/override.h"
 #include "recipes/schema/spelling.h"
 #include "recipes/schema/units.h"
@@ -121,7 +122,8 @@ std::string final_folder(YamlValue& document) { return text_of(find(document, ""
 bool trains_adapter(YamlValue& document) { return text_of(find_in_section(document, "adapter", "type"), "") != "none"; }
 
 // What training starts from, unless it is the first stage: all of it is known before anything has run.
-void go_on_from(YamlValue& before, YamlValue& stage, const Place& place, std::size_t number, Problems& problems) {
+void go_on_from(YamlValue& before, YamlValue& stage, YamlValue& own, std::size_t number, Problems& problems) {
+  const Place& place = own.place;
   if (!trains_adapter(before)) {
     put_in_section(stage, "model", "base_model", final_folder(before), place);
     return;
@@ -137,9 +139,9 @@ void go_on_from(YamlValue& before, YamlValue& stage, const Place& place, std::si
   if (const YamlEntry* base = find_in_section(before, "model", "base_model"))
     put_in_section(stage, "model", "base_model", text_of(base, ""), base->value.place);
   put_in_section(stage, "adapter", "init_adapter", final_folder(before), place);
-  if (YamlEntry* adapter = find(stage, "", "adapter"))
-    for (const char* of_fresh_ones : {"init_lora_weights", "pissa_iter"})
-      erase(adapter->value, "adapter.", of_fresh_ones);
+  for (const char* of_fresh_ones : {"init_lora_weights", "pissa_iter"})
+    if (find_in_section(own, "adapter", of_fresh_ones) == nullptr)
+      erase(find(stage, "", "adapter")->value, "adapter.", of_fresh_ones);
 }
 
 // What all share, the stage's own over it, the changes of both over these.
@@ -163,6 +165,19 @@ YamlValue merged(const YamlValue& shared, const YamlValue& own, std::size_t numb
   const std::string name = text_of(find(stage, "", "stage"), spelling(Recipe{}.stage));
   put(stage, "", "output_dir", fmt::format("{}/{}-{}", output, number, name), own.place);
   return stage;
+}
+
+double scale(const AdapterOptions& adapter) {
+  return lora_scale(adapter.lora_alpha, adapter.lora_r, adapter.use_rslora);
+}
+
+// Twice the rank, and the same scale.
+void double_rank(AdapterOptions& adapter) {
+  const double more = adapter.use_rslora ? std::sqrt(2.0) : 2.0;
+  adapter.lora_r *= 2;
+  adapter.lora_alpha *= more;
+  for (auto& [module, rank] : adapter.rank_pattern) rank *= 2;
+  for (auto& [module, alpha] : adapter.alpha_pattern) alpha *= more;
 }
 
 }  // namespace
@@ -196,7 +211,7 @@ std::vector<YamlValue> expand_stages(YamlValue document, const std::vector<Overr
     }
     refuse_keys_of_the_list(own, i + 1, problems);
     stages.push_back(merged(document, own, i + 1, i + 1 == list.items.size(), overrides, problems));
-    if (i > 0) go_on_from(stages[i - 1], stages[i], own.place, i + 1, problems);
+    if (i > 0) go_on_from(stages[i - 1], stages[i], own, i + 1, problems);
   }
   return stages;
 }
@@ -218,14 +233,23 @@ void check_stages(const std::vector<Recipe>& recipes, Problems& problems) {
     const AdapterOptions &old = before.adapter, &now = recipe.adapter;
     const std::string goes_on = "its adapter goes on learning";
     same("adapter.lora_r", old.lora_r == now.lora_r, goes_on);
-    same("adapter.lora_alpha",
-         old.lora_r != now.lora_r || std::abs(lora_scale(old) - lora_scale(now)) <= 1e-9 * lora_scale(old), goes_on);
+    same("adapter.lora_alpha", old.lora_r != now.lora_r || std::abs(scale(old) - scale(now)) <= 1e-9 * scale(old),
+         goes_on);
     same("adapter.use_dora", old.use_dora == now.use_dora, goes_on);
     same("adapter.rank_pattern", old.rank_pattern == now.rank_pattern, goes_on);
     same("adapter.alpha_pattern", old.alpha_pattern == now.alpha_pattern, goes_on);
     same("adapter.lora_target_modules", old.lora_target_modules == now.lora_target_modules, goes_on);
     same("adapter.modules_to_save", old.modules_to_save == now.modules_to_save, goes_on);
     same("adapter.trainable_tokens", old.trainable_tokens == now.trainable_tokens, goes_on);
+  }
+}
+
+void take_stored_ranks(std::vector<Recipe>& recipes) {
+  bool doubled = false;
+  for (std::size_t i = 1; i < recipes.size(); ++i) {
+    AdapterOptions& adapter = recipes[i].adapter;
+    doubled = !adapter.init_adapter.empty() && (doubled || recipes[i - 1].adapter.init_lora_weights == LoraInit::pissa);
+    if (doubled) double_rank(adapter);
   }
 }
 

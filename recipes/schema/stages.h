@@ -19,4 +19,8 @@ std::vector<YamlValue> expand_stages(YamlValue document, const std::vector<Overr
 /// Adds what can't follow one after the other, of recipes that are right each for itself.
 void check_stages(const std::vector<Recipe>& recipes, Problems& problems);
 
+/// PiSSA leaves an adapter of twice the rank (its start beside what was trained): the stages that go on from it have
+/// that rank, too.
+void take_stored_ranks(std::vector<Recipe>& recipes);
+
 }  // namespace tune

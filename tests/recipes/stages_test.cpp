@@ -91,6 +91,24 @@ TEST(Stages, EachGoesOnFromWhatTheOneBeforeHasMade) {
   EXPECT_EQ(three.recipes[2].adapter.init_adapter, "runs/zephyr/2-dpo/final");
 }
 
+TEST(Stages, GoOnFromThatPissaHasLeft) {
+  const std::string pissa = "adapter: {init_lora_weights: pissa, lora_alpha: 16, rank_pattern: {q_proj: 4}, ";
+  const std::string text = with(kTwo, "adapter: {", pissa);
+  const Stages all =
+      stages_of(with(text, "export: ", "  - stage: sft\n    data: {datasets: [{path: more.jsonl}]}\nexport: "));
+  EXPECT_EQ(all.recipes[0].adapter.init_lora_weights, LoraInit::pissa);
+  EXPECT_EQ(all.recipes[0].adapter.lora_r, 8);
+  for (const std::size_t later : {1U, 2U}) {
+    const AdapterOptions& adapter = all.recipes[later].adapter;
+    EXPECT_EQ(adapter.init_lora_weights, LoraInit::standard) << "its adapter is no fresh one";
+    EXPECT_EQ(adapter.lora_r, 16);
+    EXPECT_EQ(adapter.lora_alpha, 32);
+    EXPECT_EQ(adapter.rank_pattern.at("q_proj"), 8);
+  }
+  EXPECT_THAT(complaint(with(text, "    preference:", "    adapter: {init_lora_weights: pissa}\n    preference:")),
+              HasSubstr("init_lora_weights is pissa, but init_adapter is what training starts from"));
+}
+
 TEST(Stages, AreRecipesOfTheirOwn) {
   for (const Recipe& recipe : stages_of(kTwo).recipes) {
     const std::string written = write_recipe(recipe);
