@@ -10,7 +10,7 @@ TEST(Checks, SayWhatCannotGoTogether) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {kLeast + "train: {precision: fp16}", ""},
       {kLeast + "adapter: {type: none}\ntrain: {precision: fp16, optimizer_in_backward: true}",
-       "r.yaml:4:43: optimizer_in_backward is true, but precision is fp16: whether its gradients overflow is known at "
+       "r.yaml:4:49: optimizer_in_backward is true, but precision is fp16: whether its gradients overflow is known at "
        "the end of a step only; leave it out, or write precision: bf16"},
       {kLeast + "train: {precision: fp8}",
        "r.yaml:3:20: precision is \"fp8\"; nothing is trained in fp8; write bf16, or adapter.type: qlora where memory "
