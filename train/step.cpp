@@ -7,7 +7,6 @@
 #include <span>
 #include <utility>
 
-#include "recipes/schema/error.h"
 #include "train/non_finite.h"
 #include "train/optim/clip.h"
 #include "train/optim/schedule.h"
@@ -124,7 +123,6 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
     }
     decoder.set_step(step, static_cast<std::int64_t>(i) * world.rank().count + world.rank().number);
     if (options.optimizer_in_backward) {
-      TUNE_CHECK(rounds == 1 && world.alone(), "an update after {} passes on {} ranks", rounds, world.rank().count);
       optimizer.begin_step(outcome.learning_rate);
       decoder.on_gradients([&](std::size_t first) { updates.ready_from(first); });
     }
