@@ -136,7 +136,10 @@ std::map<std::string, Value> read_pattern(AdapterFile& file, const char* key, do
   std::map<std::string, Value> pattern;
   const json& set = file.value(key);
   if (set.is_null()) return pattern;
-  if (!set.is_object()) file.complain(fmt::format("{} is {}; it must be an object", key, set.dump()));
+  if (!set.is_object()) {
+    file.complain(fmt::format("{} is {}; it must be an object", key, set.dump()));
+    return pattern;
+  }
   for (const auto& [name, value] : set.items()) {
     const std::string plain = name.starts_with('^') ? name.substr(1) : name;
     const bool is_name = !plain.empty() && plain.find_first_not_of(kNameCharacters) == std::string::npos;

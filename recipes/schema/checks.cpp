@@ -45,15 +45,6 @@ bool is_compared(DatasetType type) {
 
 // One function a sentence, named after it.
 
-void fp16_skips_steps_as_a_whole(const Recipe& recipe, Reading& reading) {
-  if (recipe.train.precision == Dtype::fp16 && recipe.train.optimizer_in_backward)
-    reading.problems.add(
-        reading.place_of("train.optimizer_in_backward"),
-        "optimizer_in_backward is true, but precision is fp16: whether its gradients overflow is known "
-        "at the end of a step only",
-        "leave it out, or write precision: bf16");
-}
-
 void weights_are_trained_in_the_precision_or_in_fp32(const Recipe& recipe, Reading& reading) {
   const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision), precision = recipe.train.precision;
   if (recipe.adapter.type == AdapterType::none && dtype != precision && dtype != Dtype::fp32)
@@ -332,7 +323,6 @@ void only_shards_have_a_size_and_are_kept_or_not(const Recipe& recipe, Reading& 
 }  // namespace
 
 void check_combinations(const Recipe& recipe, Reading& reading) {
-  fp16_skips_steps_as_a_whole(recipe, reading);
   weights_are_trained_in_the_precision_or_in_fp32(recipe, reading);
   lora_computes_in_the_dtype_of_its_base(recipe, reading);
   target_modules_are_linear_layers(recipe, reading);

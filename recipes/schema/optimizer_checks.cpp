@@ -26,7 +26,8 @@ void updates_in_the_backward_pass_are_final(const Recipe& recipe, Reading& readi
     refuse(fmt::format("max_grad_norm is {}: the norm is known only when all is updated", train.max_grad_norm),
            "write max_grad_norm: 0");
   if (train.precision == Dtype::fp16)
-    refuse("precision is fp16, where a step whose gradients overflow is left out as a whole", "write precision: bf16");
+    refuse("precision is fp16: whether its gradients overflow is known at the end of a step only",
+           "leave it out, or write precision: bf16");
   if (recipe.distributed.strategy == Strategy::shard)
     refuse("distributed.strategy is shard: it is for one rank", "leave one of the two out");
 }

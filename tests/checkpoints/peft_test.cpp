@@ -71,10 +71,10 @@ TEST(AdapterConfig, KeepsAWholeAlphaWhole) {
 
 TEST(AdapterConfig, RefusesOtherMethodsAllAtOnce) {
   const std::string text = refusal(R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"],
-    "use_qalora": true, "modules_to_save": ["lm_head"], "bias": "all", "rank_pattern": 2})");
+    "use_qalora": true, "modules_to_save": ["norm"], "bias": "all", "rank_pattern": 2})");
   EXPECT_THAT(text, HasSubstr("adapter_config.json: this adapter can't be used: bias is \"all\"; it must be \"none\""));
   EXPECT_THAT(text, HasSubstr("use_qalora is true (QA-LoRA pools its inputs)"));
-  EXPECT_THAT(text, HasSubstr("modules_to_save is [\"lm_head\"]"));
+  EXPECT_THAT(text, HasSubstr("modules_to_save is [\"norm\"]; embed_tokens and lm_head are supported"));
   EXPECT_THAT(text, HasSubstr("rank_pattern is 2; it must be an object"));
   EXPECT_THAT(text, HasSubstr("merge_and_unload()"));
 }

@@ -95,7 +95,7 @@ TEST_P(TypesOfNumbers, AreThoseOfTheTable) {
   LinearGroup group({{.name = "m.k_proj", .rows = 64}}, 64, nf4);
   EXPECT_EQ(group.weight().scalar_type(), at::kByte);
   group.weight().zero_();
-  const at::Tensor y = group.forward(at::zeros({3, 64}, type_), nullptr, true, {});
+  const at::Tensor y = group.forward(at::zeros({3, 64}, type_), nullptr, AdapterUse::on, {});
   expect_said("base weights of `qlora`", fmt::format("NF4, multiplied as {}", name_of(y.scalar_type())));
 }
 
