@@ -61,7 +61,7 @@ def test_loraplus_is_pefts(tiny, rng, tmp_path):
 def judged(setting, evaluation_rows):
     """The loss of what was handed over, in PEFT and merged."""
     tuned = PeftModel.from_pretrained(setting.model(), setting.output / "final")
-    merged = AutoModelForCausalLM.from_pretrained(setting.output / "export" / "hf-f32", dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(setting.output / "export" / "hf", dtype=torch.float32)
     with torch.no_grad():
         return loss_of(tuned, evaluation_rows).item(), loss_of(merged, evaluation_rows).item()
 
