@@ -79,6 +79,7 @@ def write_rows(path, kind, rng):
         "text": lambda: {"text": sentence(rng, 60)},
         "prompt_completion": lambda: {"prompt": f"# {sentence(rng, 8)}\n", "completion": CODE},
         "preference": lambda: {name: sentence(rng, 12) for name in ("prompt", "chosen", "rejected")},
+        "unpaired_preference": lambda: {"prompt": sentence(rng, 12), "completion": sentence(rng, 12), "label": rng.random() < 0.5},
         "fim": lambda: {"text": CODE + "".join(f"# {sentence(rng, 6)}\n" for _ in range(4))},
     }
     with open(path, "w", encoding="utf-8") as file:
