@@ -5,7 +5,7 @@
 namespace tune {
 
 at::Tensor stored(const Parameter& parameter) {
-  const at::Tensor master = parameter.master.cpu().contiguous();
+  at::Tensor master = parameter.master.cpu().contiguous();
   if (!parameter.frozen.defined()) return master;
   return at::cat({master, parameter.frozen.cpu().to(at::kFloat)}, parameter.frozen_dimension);
 }
