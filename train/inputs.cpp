@@ -23,6 +23,22 @@ std::vector<std::int32_t> stop_ids(const Inputs& inputs) {
   return ids;
 }
 
+std::vector<std::int32_t> trainable_token_ids(const Recipe& recipe, const ModelConfig& config) {
+  std::vector<std::int32_t> ids;
+  if (recipe.adapter.trainable_tokens.empty()) return ids;
+  const auto tokenizer = open_tokenizer(recipe.model.base_model);
+  for (const std::string& token : recipe.adapter.trainable_tokens) {
+    const auto id = tokenizer->token_id(token);
+    if (!id || *id >= config.vocab_size)
+      throw Error{Fault::recipe, recipe.place_of("adapter.trainable_tokens"),
+                  fmt::format("trainable_tokens has \"{}\", which is no token of {}", token, recipe.model.base_model),
+                  "name tokens of its vocabulary; new ones get their rows with transformers' resize_token_embeddings() "
+                  "first"};
+    ids.push_back(*id);
+  }
+  return ids;
+}
+
 }  // namespace
 
 std::filesystem::path token_cache_of(const Recipe& recipe) {
@@ -61,26 +77,13 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
 }
 
 DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, bool training) {
-  std::vector<std::int32_t> token_ids;
-  if (!recipe.adapter.trainable_tokens.empty()) {
-    const auto tokenizer = open_tokenizer(recipe.model.base_model);
-    for (const std::string& token : recipe.adapter.trainable_tokens) {
-      const auto id = tokenizer->token_id(token);
-      if (!id || *id >= config.vocab_size)
-        throw Error{Fault::recipe, recipe.place_of("adapter.trainable_tokens"),
-                    fmt::format("trainable_tokens has \"{}\", which is no token of {}", token, recipe.model.base_model),
-                    "name tokens of its vocabulary; new ones get their rows with transformers' "
-                    "resize_token_embeddings() first"};
-      token_ids.push_back(*id);
-    }
-  }
   const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
   const std::string device = chosen_device(recipe.train.device);
   require_arithmetic(device, dtype);
   return {.dtype = dtype,
           .device = device,
           .adapter = recipe.adapter,
-          .trainable_token_ids = std::move(token_ids),
+          .trainable_token_ids = trainable_token_ids(recipe, config),
           .training = training,
           .gradient_checkpointing = recipe.train.gradient_checkpointing,
           .train_router = recipe.train.train_router,

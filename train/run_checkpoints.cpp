@@ -49,13 +49,14 @@ RunCheckpoints::RunCheckpoints(std::filesystem::path output_dir, const SaveOptio
       decoder_(decoder),
       optimizer_(optimizer) {}
 
-std::optional<LoadedCheckpoint> RunCheckpoints::find(const ResumeOption& resume) const {
+std::optional<LoadedCheckpoint> find_checkpoint(const std::filesystem::path& output_dir, const ResumeOption& resume,
+                                                World& world) {
   if (resume.mode == ResumeOption::Mode::never) return std::nullopt;
   if (resume.mode == ResumeOption::Mode::folder) return load_checkpoint(resume.folder);
   std::optional<LoadedCheckpoint> checkpoint;
-  const std::string chosen = world_.from_first([&] {
+  const std::string chosen = world.from_first([&] {
     std::vector<std::string> warnings;
-    checkpoint = find_newest_checkpoint(folder_, &warnings);
+    checkpoint = find_newest_checkpoint(output_dir, &warnings);
     for (const std::string& warning : warnings) tell("warning: {}\n", warning);
     return checkpoint ? checkpoint->folder().string() : std::string();
   });

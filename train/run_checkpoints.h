@@ -22,17 +22,19 @@ struct ResumeOption {
   std::filesystem::path folder;  // a checkpoint-<step>
 };
 
+/// The checkpoint of the run in output_dir to go on from, if any. Every rank calls it; rank 0 chooses, so that all go
+/// on from the same one.
+std::optional<LoadedCheckpoint> find_checkpoint(const std::filesystem::path& output_dir, const ResumeOption& resume,
+                                                World& world);
+
 /// The checkpoints of one run, and the adapter that it leaves. Weights that are the same on every rank are written by
-/// rank 0, slices by the ranks of the first copy, each its part. Every rank calls find() and save(); world, decoder and
-/// optimizer must outlive it.
+/// rank 0, slices by the ranks of the first copy, each its part. Every rank calls save(); world, decoder and optimizer
+/// must outlive it.
 class RunCheckpoints {
  public:
   /// adapter: what PEFT has to know of it; nothing with full fine-tuning.
   RunCheckpoints(std::filesystem::path output_dir, const SaveOptions& options, std::optional<AdapterConfig> adapter,
                  World& world, Decoder& decoder, Optimizer& optimizer);
-
-  /// Rank 0 chooses, so that all go on from the same one.
-  std::optional<LoadedCheckpoint> find(const ResumeOption& resume) const;
 
   /// Weights and optimizer state, or weights alone. updates: how many the optimizer has made of the checkpoint's steps.
   /// Error{Fault::data} when it belongs to another model.

@@ -106,11 +106,11 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
   const std::vector<PackedBatch>& micro_batches = share.micro_batches;
   // Where the ranks keep the weights together, each passes them as often as the others.
   const auto rounds = decoder.has_keeper() ? static_cast<std::size_t>(share.rounds) : micro_batches.size();
-  std::vector<Objective::FirstPass> first;
+  std::vector<Objective::FirstPass> passes;
   if (objective.needs_kl()) {
-    first = first_passes(decoder, micro_batches, rounds, world, objective);
+    passes = first_passes(decoder, micro_batches, rounds, world, objective);
     double log_ratios = 0;
-    for (const Objective::FirstPass& pass : first) log_ratios += pass.log_ratios;
+    for (const Objective::FirstPass& pass : passes) log_ratios += pass.log_ratios;
     outcome.kl = kl_estimate(world.sum({log_ratios}).front(), static_cast<double>(share.pairs));
   }
   std::vector<double> losses;
@@ -133,7 +133,7 @@ std::optional<StepOutcome> optimizer_step(Decoder& decoder, Optimizer& optimizer
       objective.pass(decoder, gradient_scale, true);
       continue;
     }
-    const Loss loss = outcome.kl ? objective.loss(decoder, micro_batches[i], first[i], *outcome.kl, gradient_scale)
+    const Loss loss = outcome.kl ? objective.loss(decoder, micro_batches[i], passes[i], *outcome.kl, gradient_scale)
                                  : objective.loss(decoder, micro_batches[i], gradient_scale, true);
     losses.push_back(loss.sum);
     if (loss.preference) outcome.preference->add(*loss.preference);

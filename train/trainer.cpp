@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include "checkpoints/files/atomic_file.h"
 #include "checkpoints/files/atomic_folder.h"
@@ -15,6 +14,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/tell.h"
 #include "recipes/schema/writer.h"
+#include "train/adapter_config.h"
 #include "train/device.h"
 #include "train/inputs.h"
 #include "train/metrics/report.h"
@@ -41,31 +41,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-AdapterConfig adapter_config(const Recipe& recipe, const ModelConfig& config, const DecoderOptions& options) {
-  const AdapterOptions& adapter = recipe.adapter;
-  AdapterConfig result{
-      .base_model_name_or_path = recipe.model.base_model,
-      .r = adapter.lora_r,
-      .lora_alpha = adapter.lora_alpha,
-      // PEFT refuses dropout on experts; it has no effect on a finished adapter
-      .lora_dropout = config.num_local_experts > 0 ? 0.0 : adapter.lora_dropout,
-      .target_modules = adapted_modules(adapter, config),
-      .use_rslora = adapter.use_rslora,
-      .use_dora = adapter.use_dora,
-      .rank_pattern = adapter.rank_pattern,
-      .alpha_pattern = adapter.alpha_pattern,
-      .modules_to_save = adapter.modules_to_save,
-      .trainable_token_indices = {options.trainable_token_ids.begin(), options.trainable_token_ids.end()}};
-  if (adapter.init_lora_weights != LoraInit::pissa) return result;
-  // What is stored has the start beside what was trained: twice the rank, and alpha so that the scale stays the same.
-  const double more = adapter.use_rslora ? std::sqrt(2.0) : 2.0;
-  result.r *= 2;
-  result.lora_alpha *= more;
-  for (auto& [module, rank] : result.rank_pattern) rank *= 2;
-  for (auto& [module, alpha] : result.alpha_pattern) alpha *= more;
-  return result;
-}
 
 Plan plan_of(Recipe recipe, const Inputs& inputs, const Loader& loader) {
   recipe.train.device = chosen_device(recipe.train.device) == "cpu" ? Device::cpu : Device::cuda;
@@ -117,7 +92,7 @@ class Run {
 
  private:
   void prepare_folder(const ResumeOption& resume) const;
-  void restore(const ResumeOption& resume);
+  void restore(const LoadedCheckpoint& checkpoint);
   void log(const StepOutcome& outcome, double seconds);
   bool evaluate_when_due();
   void save();
@@ -156,7 +131,9 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
       record_(recipe, inputs_, plan_, world.rank().count) {
   require_same_inputs(world, record_.facts());
   world.enter(Phase::loading);
-  const DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
+  const std::optional<LoadedCheckpoint> checkpoint = find_checkpoint(folder_, resume, world_);
+  DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
+  options.adapter_is_restored = checkpoint.has_value();
   use_exact_kernels(options.device, recipe_.train.deterministic);
   std::unique_ptr<WeightKeeper> keeper;
   if (recipe_.distributed.strategy == Strategy::shard && world_.shard_count() > 1)
@@ -168,12 +145,13 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
   std::vector<Parameter> none;  // slices are sums over the ranks already
   gradient_sum_.emplace(world_, decoder_->trains_slices() ? none : decoder_->trained());
   const bool full = !has_adapter(recipe_.adapter);
-  checkpoints_.emplace(folder_, recipe_.save,
-                       full ? std::nullopt : std::optional(adapter_config(recipe_, inputs_.base.config, options)),
-                       world_, *decoder_, *optimizer_);
+  checkpoints_.emplace(
+      folder_, recipe_.save,
+      full ? std::nullopt : std::optional(adapter_config(recipe_.model.base_model, options, inputs_.base.config)),
+      world_, *decoder_, *optimizer_);
   if (world.rank().writes()) prepare_folder(resume);
   find_reference();
-  restore(resume);
+  if (checkpoint) restore(*checkpoint);
   if (!world.rank().writes()) return;
   const std::int64_t trained = plan_.trainable_parameters;
   checkpoints_->require_disk(
@@ -223,16 +201,14 @@ void Run::find_reference() {
     evaluation_objective_.set_reference(sums(*inputs_.evaluation_rows, record_.facts().at("evaluation_data")));
 }
 
-void Run::restore(const ResumeOption& resume) {
-  const std::optional<LoadedCheckpoint> checkpoint = checkpoints_->find(resume);
-  if (!checkpoint) return;
-  record_.adopt(checkpoint->facts(), checkpoint->folder());
-  if (scaler_) scaler_->restore(checkpoint->facts());
-  step_ = resumed_from_ = checkpoint->step();
-  checkpoints_->restore(*checkpoint, step_ - (scaler_ ? scaler_->skipped_steps() : 0));
-  tokens_ = std::stoll(checkpoint->facts().at("tokens"));
-  trained_tokens_ = std::stoll(checkpoint->facts().at("trained_tokens"));
-  tell("going on from {}\n", checkpoint->folder().string());
+void Run::restore(const LoadedCheckpoint& checkpoint) {
+  record_.adopt(checkpoint.facts(), checkpoint.folder());
+  if (scaler_) scaler_->restore(checkpoint.facts());
+  step_ = resumed_from_ = checkpoint.step();
+  checkpoints_->restore(checkpoint, step_ - (scaler_ ? scaler_->skipped_steps() : 0));
+  tokens_ = std::stoll(checkpoint.facts().at("tokens"));
+  trained_tokens_ = std::stoll(checkpoint.facts().at("trained_tokens"));
+  tell("going on from {}\n", checkpoint.folder().string());
 }
 
 RunResult Run::train() {

@@ -29,9 +29,6 @@ struct AdapterConfig {
   /// Of "model.layers.0.self_attn.q_proj". scale: alpha / rank; with rsLoRA alpha / sqrt(rank).
   std::int64_t rank_of(std::string_view module) const;
   double scale_of(std::string_view module) const;
-
-  /// Whether every module is scaled by lora_alpha / its rank, which is what programs reckon that know nothing else.
-  bool is_scaled_plainly() const { return !use_rslora && alpha_pattern.empty(); }
 };
 
 /// Reads `folder`/adapter_config.json. Error{Fault::data}: missing, malformed, or an adapter that computes something

@@ -42,4 +42,19 @@ inline double scale_of(const AdapterOptions& adapter, std::string_view module) {
                     adapter.use_rslora);
 }
 
+/// Of twice the rank, scaled as before.
+inline AdapterOptions of_twice_the_rank(AdapterOptions adapter) {
+  const double more = adapter.use_rslora ? std::sqrt(2.0) : 2.0;
+  adapter.lora_r *= 2;
+  adapter.lora_alpha *= more;
+  for (auto& [module, rank] : adapter.rank_pattern) rank *= 2;
+  for (auto& [module, alpha] : adapter.alpha_pattern) alpha *= more;
+  return adapter;
+}
+
+/// The adapter as a run leaves it: PiSSA stores where it began beside what was trained.
+inline AdapterOptions stored_adapter(const AdapterOptions& adapter) {
+  return adapter.init_lora_weights == LoraInit::pissa ? of_twice_the_rank(adapter) : adapter;
+}
+
 }  // namespace tune

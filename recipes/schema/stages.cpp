@@ -171,15 +171,6 @@ double scale(const AdapterOptions& adapter) {
   return lora_scale(adapter.lora_alpha, adapter.lora_r, adapter.use_rslora);
 }
 
-// Twice the rank, and the same scale.
-void double_rank(AdapterOptions& adapter) {
-  const double more = adapter.use_rslora ? std::sqrt(2.0) : 2.0;
-  adapter.lora_r *= 2;
-  adapter.lora_alpha *= more;
-  for (auto& [module, rank] : adapter.rank_pattern) rank *= 2;
-  for (auto& [module, alpha] : adapter.alpha_pattern) alpha *= more;
-}
-
 }  // namespace
 
 bool lists_stages(const YamlValue& document, const std::vector<Override>& overrides) {
@@ -245,11 +236,11 @@ void check_stages(const std::vector<Recipe>& recipes, Problems& problems) {
 }
 
 void take_stored_ranks(std::vector<Recipe>& recipes) {
-  bool doubled = false;
+  bool pissa = false;
   for (std::size_t i = 1; i < recipes.size(); ++i) {
     AdapterOptions& adapter = recipes[i].adapter;
-    doubled = !adapter.init_adapter.empty() && (doubled || recipes[i - 1].adapter.init_lora_weights == LoraInit::pissa);
-    if (doubled) double_rank(adapter);
+    pissa = !adapter.init_adapter.empty() && (pissa || recipes[i - 1].adapter.init_lora_weights == LoraInit::pissa);
+    if (pissa) adapter = of_twice_the_rank(std::move(adapter));
   }
 }
 

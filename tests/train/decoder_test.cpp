@@ -9,6 +9,7 @@
 #include <map>
 
 #include "recipes/schema/lora_shape.h"
+#include "tests/train/small_models.h"
 #include "train/kernels/attention.h"
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/rms_norm.h"
@@ -21,18 +22,7 @@ namespace tune {
 namespace {
 
 ModelConfig tiny_config(bool tied, std::int64_t window) {
-  return {.model_type = window > 0 ? "mistral" : "llama",
-          .vocab_size = 61,
-          .hidden_size = 32,
-          .intermediate_size = 48,
-          .num_hidden_layers = 2,
-          .num_attention_heads = 4,
-          .num_key_value_heads = 2,
-          .head_dim = 8,
-          .max_position_embeddings = 64,
-          .rms_norm_eps = 1e-5,
-          .sliding_window = window,
-          .tie_word_embeddings = tied};
+  return small_model({.hidden = 32, .inner = 48, .window = window, .tied = tied});
 }
 
 class RandomWeights : public WeightSource {

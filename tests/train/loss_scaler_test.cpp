@@ -10,7 +10,7 @@
 
 #include "recipes/schema/error.h"
 #include "tests/train/lone_step.h"
-#include "tests/train/two_layers.h"
+#include "tests/train/small_models.h"
 
 namespace tune {
 namespace {

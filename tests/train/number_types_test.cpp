@@ -7,7 +7,7 @@
 #include <map>
 #include <memory>
 
-#include "tests/train/two_layers.h"
+#include "tests/train/small_models.h"
 #include "train/kernels/attention.h"
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/matmul.h"

@@ -164,6 +164,13 @@ TEST(AdamW8bit, KeepsTwoBytesAValue) {
   EXPECT_LE(static_cast<double>(bytes), 2.1 * 512 * 512);
 }
 
+// To a whole tensor and its slices, that from 512 on the second.
+void give(const at::Tensor& gradient, std::vector<Parameter>& whole, std::vector<Parameter>& slices) {
+  whole[0].gradient.copy_(gradient);
+  slices[0].gradient.copy_(gradient.narrow(0, 0, 512));
+  slices[1].gradient.copy_(gradient.narrow(0, 512, gradient.size(0) - 512));
+}
+
 TEST(AdamW8bit, SlicesThatBeginWithABlockLearnTheSame) {
   at::manual_seed(17);
   const at::Tensor start = at::randn({1000}), gradient = at::randn({1000});
@@ -173,9 +180,7 @@ TEST(AdamW8bit, SlicesThatBeginWithABlockLearnTheSame) {
   const TrainOptions options{.optim = OptimizerType::adamw_8bit};
   const auto one = make_optimizer(whole, options), two = make_optimizer(slices, options);
   for (int t = 0; t < 3; ++t) {
-    whole[0].gradient.copy_(gradient);
-    slices[0].gradient.copy_(gradient.narrow(0, 0, 512));
-    slices[1].gradient.copy_(gradient.narrow(0, 512, 488));
+    give(gradient, whole, slices);
     one->step(1e-2);
     two->step(1e-2);
   }
@@ -286,9 +291,7 @@ TEST(StochasticRound, SlicesAndRestartsRoundAsTheWholeDoes) {
   const auto one = make_optimizer(whole, options);
   auto two = make_optimizer(slices, options);
   for (int t = 0; t < 3; ++t) {
-    whole[0].gradient.copy_(gradient);
-    slices[0].gradient.copy_(gradient.narrow(0, 0, 512));
-    slices[1].gradient.copy_(gradient.narrow(0, 512, 488));
+    give(gradient, whole, slices);
     one->step(1e-2);
     two->step(1e-2);
     two = make_optimizer(slices, options);

@@ -5,37 +5,13 @@
 #include <gtest/gtest.h>
 
 #include "tests/train/lone_step.h"
-#include "tests/train/random_model.h"
+#include "tests/train/small_models.h"
 #include "train/objectives/supervised.h"
 
 // With one rank: that several agree is judged by tests/judges/judge_distributed.py.
 
 namespace tune {
 namespace {
-
-ModelConfig config(bool tied, std::int64_t experts) {
-  return {.model_type = experts > 0 ? "mixtral" : "llama",
-          .vocab_size = 61,
-          .hidden_size = 24,
-          .intermediate_size = 40,
-          .num_hidden_layers = 3,
-          .num_attention_heads = 4,
-          .num_key_value_heads = 2,
-          .head_dim = 6,
-          .max_position_embeddings = 64,
-          .rms_norm_eps = 1e-5,
-          .tie_word_embeddings = tied,
-          .num_local_experts = experts,
-          .num_experts_per_tok = experts > 0 ? 2 : 0};
-}
-
-PackedBatch batch(int first, int length, bool labelled = true) {
-  std::vector<std::int32_t> ids;
-  for (int i = 0; i < length; ++i) ids.push_back((first + i * 7) % 61);
-  PackedBatch batch = one_document(ids);
-  for (int i = 0; labelled && i + 1 < length; ++i) batch.labels[i] = ids[i + 1];
-  return batch;
-}
 
 class Sharded : public ::testing::Test {
  protected:
@@ -47,13 +23,13 @@ class Sharded : public ::testing::Test {
     TrainOptions train{.learning_rate = 1e-2, .weight_decay = 0.1, .max_grad_norm = 0.5};
     const auto one = make_optimizer(plain.trained(), train), other = make_optimizer(sharded.trained(), train);
     for (std::int64_t step = 0; step < 3; ++step) {
-      const std::vector<PackedBatch> batches = {batch(3, 12), batch(5, 7), batch(9, 4, false)};
+      const std::vector<PackedBatch> batches = {document(12, 3), document(7, 5), document(4, 9, false)};
       const auto expected = lone_step(plain, *one, batches, train, step, 3);
       const auto found = lone_step(sharded, *other, batches, train, step, 3);
       EXPECT_NEAR(found->loss, expected->loss, 1e-5 * expected->loss);
       EXPECT_NEAR(found->grad_norm, expected->grad_norm, 1e-4 * expected->grad_norm);
     }
-    const PackedBatch last = batch(1, 9);
+    const PackedBatch last = document(9, 1);
     const double tolerance = options.dtype == Dtype::fp32 ? 1e-4 : 2e-2;
     for (int again = 0; again < 2; ++again)
       EXPECT_TRUE(at::allclose(logits(sharded, last, {2, 8}), logits(plain, last, {2, 8}), tolerance, tolerance));
@@ -68,7 +44,7 @@ class Sharded : public ::testing::Test {
 TEST_F(Sharded, AdaptersLearnTheSameOverAShardedBase) {
   for (const bool tied : {false, true})
     for (const bool reshard : {true, false})
-      expect_the_same(config(tied, 0),
+      expect_the_same(three_layers(tied, 0),
                       {.dtype = Dtype::fp32, .adapter = {.lora_r = 3}, .reshard_after_forward = reshard});
 }
 
@@ -76,36 +52,36 @@ TEST_F(Sharded, AdaptersThatTakeSomethingFromTheBaseDoSo) {
   for (const AdapterType type : {AdapterType::lora, AdapterType::qlora}) {
     const AdapterOptions whole{
         .type = type, .lora_r = 3, .use_dora = true, .modules_to_save = {"embed_tokens", "lm_head"}};
-    expect_the_same(config(false, 0), {.dtype = Dtype::fp32, .adapter = whole});
+    expect_the_same(three_layers(false, 0), {.dtype = Dtype::fp32, .adapter = whole});
     const AdapterOptions rows{.type = type, .lora_r = 3, .init_lora_weights = LoraInit::pissa};
-    expect_the_same(config(false, 4), {.dtype = Dtype::fp32, .adapter = rows, .trainable_token_ids = {3, 8, 1}});
+    expect_the_same(three_layers(false, 4), {.dtype = Dtype::fp32, .adapter = rows, .trainable_token_ids = {3, 8, 1}});
   }
 }
 
 TEST_F(Sharded, AndOverOneInNf4) {
   for (const std::int64_t experts : {0, 4})
-    expect_the_same(config(false, experts),
+    expect_the_same(three_layers(false, experts),
                     {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::qlora, .lora_r = 3}});
 }
 
 TEST_F(Sharded, FullFineTuningIsTheSame) {
   for (const bool tied : {false, true})
     for (const bool checkpointing : {false, true})
-      expect_the_same(config(tied, 0), {.dtype = checkpointing ? Dtype::bf16 : Dtype::fp32,
-                                        .adapter = {.type = AdapterType::none},
-                                        .gradient_checkpointing = checkpointing,
-                                        .reshard_after_forward = !checkpointing});
+      expect_the_same(three_layers(tied, 0), {.dtype = checkpointing ? Dtype::bf16 : Dtype::fp32,
+                                              .adapter = {.type = AdapterType::none},
+                                              .gradient_checkpointing = checkpointing,
+                                              .reshard_after_forward = !checkpointing});
 }
 
 TEST_F(Sharded, FrozenRoutersStayAsTheyAre) {
   for (const bool router : {false, true})
-    expect_the_same(config(false, 4),
+    expect_the_same(three_layers(false, 4),
                     {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}, .train_router = router});
 }
 
 TEST_F(Sharded, ParametersAreSlicesWithNames) {
-  const RandomModel model(config(false, 0), 0.1);
-  Decoder decoder(config(false, 0), model, {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}},
+  const RandomModel model(three_layers(false, 0), 0.1);
+  Decoder decoder(three_layers(false, 0), model, {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}},
                   std::make_unique<ShardedWeights>(alone_));
   std::vector<std::string> undecayed;
   for (const Parameter& parameter : decoder.trained()) {

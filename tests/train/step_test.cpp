@@ -8,7 +8,7 @@
 
 #include "recipes/schema/error.h"
 #include "tests/train/lone_step.h"
-#include "tests/train/random_model.h"
+#include "tests/train/small_models.h"
 
 namespace tune {
 namespace {
@@ -17,23 +17,12 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-ModelConfig three_layers() {
-  return {.model_type = "llama",
-          .vocab_size = 61,
-          .hidden_size = 32,
-          .intermediate_size = 48,
-          .num_hidden_layers = 3,
-          .num_attention_heads = 4,
-          .num_key_value_heads = 2,
-          .head_dim = 8,
-          .max_position_embeddings = 64,
-          .rms_norm_eps = 1e-5};
-}
+ModelConfig model() { return small_model({.layers = 3, .hidden = 32, .inner = 48}); }
 
 // fp32 only.
 class ModelWithOneLargeTensor : public RandomModel {
  public:
-  explicit ModelWithOneLargeTensor(std::string name) : RandomModel(three_layers(), 0.15), name_(std::move(name)) {}
+  explicit ModelWithOneLargeTensor(std::string name) : RandomModel(model(), 0.15), name_(std::move(name)) {}
 
   void read(std::string_view name, Dtype dtype, std::span<std::byte> destination) const override {
     RandomModel::read(name, dtype, destination);
@@ -45,18 +34,6 @@ class ModelWithOneLargeTensor : public RandomModel {
  private:
   std::string name_;
 };
-
-PackedBatch one_document() {
-  PackedBatch batch;
-  constexpr int kLength = 12;
-  for (int i = 0; i < kLength; ++i) {
-    batch.ids.push_back(i * 7 % 61);
-    batch.positions.push_back(i);
-    batch.labels.push_back(i + 1 < kLength ? (i + 1) * 7 % 61 : kNoLabel);
-  }
-  batch.document_starts = {0, kLength};
-  return batch;
-}
 
 DecoderOptions lora_options() {
   DecoderOptions options{.dtype = Dtype::fp32};
@@ -71,8 +48,8 @@ class ModuleOverflow : public testing::TestWithParam<const char*> {
 
 TEST_P(ModuleOverflow, IsFoundInTheModuleThatMadeIt) {
   const std::string module = GetParam();
-  Decoder decoder(three_layers(), ModelWithOneLargeTensor(module + ".weight"), lora_options());
-  EXPECT_THAT(decoder.first_overflow(one_document()), testing::StartsWith(module + " (largest value "));
+  Decoder decoder(model(), ModelWithOneLargeTensor(module + ".weight"), lora_options());
+  EXPECT_THAT(decoder.first_overflow(document(12)), testing::StartsWith(module + " (largest value "));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ModuleOverflow,
@@ -83,15 +60,15 @@ INSTANTIATE_TEST_SUITE_P(All, ModuleOverflow,
 
 TEST(Step, WithoutOverflowNoModuleIsNamed) {
   at::manual_seed(5);
-  Decoder decoder(three_layers(), RandomModel(three_layers(), 0.15), lora_options());
-  EXPECT_EQ(decoder.first_overflow(one_document()), "");
+  Decoder decoder(model(), RandomModel(model(), 0.15), lora_options());
+  EXPECT_EQ(decoder.first_overflow(document(12)), "");
 }
 
 // The message of the error that ends step `step`.
 std::string report_of(Decoder& decoder, const TrainOptions& train, std::int64_t step) {
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder.trained(), train);
   try {
-    lone_step(decoder, *optimizer, {one_document(), one_document()}, train, step, 100);
+    lone_step(decoder, *optimizer, {document(12), document(12)}, train, step, 100);
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_code(), 1);
     return error.what();
@@ -101,11 +78,11 @@ std::string report_of(Decoder& decoder, const TrainOptions& train, std::int64_t 
 
 TEST(Step, NonFiniteLossNamesTheModuleAndOnlyWhatHelps) {
   at::manual_seed(5);
-  Decoder decoder(three_layers(), ModelWithOneLargeTensor("lm_head.weight"), lora_options());
+  Decoder decoder(model(), ModelWithOneLargeTensor("lm_head.weight"), lora_options());
   EXPECT_THAT(report_of(decoder, {}, 0),
               AllOf(HasSubstr("step 1: loss "), HasSubstr("first bad tensor: the logits, output of lm_head"),
                     Not(HasSubstr("-nan")), Not(HasSubstr("fp32")), Not(HasSubstr("learning_rate"))));
-  Decoder inner(three_layers(), RandomModel(three_layers(), 0.15), lora_options());
+  Decoder inner(model(), RandomModel(model(), 0.15), lora_options());
   for (Parameter& parameter : inner.trained())
     if (parameter.name == "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight") parameter.value.fill_(3e38);
   const std::string report = report_of(inner, {.learning_rate = 0.5, .max_grad_norm = 0}, 7);
@@ -117,7 +94,7 @@ TEST(Step, NonFiniteLossNamesTheModuleAndOnlyWhatHelps) {
 
 TEST(Step, NonFiniteWeightIsNamed) {
   at::manual_seed(5);
-  Decoder decoder(three_layers(), RandomModel(three_layers(), 0.15), lora_options());
+  Decoder decoder(model(), RandomModel(model(), 0.15), lora_options());
   Parameter& parameter = decoder.trained().at(9);
   parameter.value.fill_(std::numeric_limits<float>::quiet_NaN());
   EXPECT_THAT(report_of(decoder, {.warmup_ratio = 0.1}, 3),

@@ -9,34 +9,10 @@
 
 #include "recipes/schema/error.h"
 #include "tests/train/lone_step.h"
-#include "tests/train/random_model.h"
+#include "tests/train/small_models.h"
 
 namespace tune {
 namespace {
-
-ModelConfig config(bool tied, std::int64_t experts = 0) {
-  return {.model_type = experts > 0 ? "mixtral" : "llama",
-          .vocab_size = 61,
-          .hidden_size = 24,
-          .intermediate_size = 40,
-          .num_hidden_layers = 3,
-          .num_attention_heads = 4,
-          .num_key_value_heads = 2,
-          .head_dim = 6,
-          .max_position_embeddings = 64,
-          .rms_norm_eps = 1e-5,
-          .tie_word_embeddings = tied,
-          .num_local_experts = experts,
-          .num_experts_per_tok = experts > 0 ? 2 : 0};
-}
-
-PackedBatch batch(int first, int length) {
-  std::vector<std::int32_t> ids;
-  for (int i = 0; i < length; ++i) ids.push_back((first + i * 7) % 61);
-  PackedBatch batch = one_document(ids);
-  for (int i = 0; i + 1 < length; ++i) batch.labels[i] = ids[i + 1];
-  return batch;
-}
 
 class UpdatesInBackward : public ::testing::Test {
  protected:
@@ -59,8 +35,8 @@ class UpdatesInBackward : public ::testing::Test {
     in_backward.optimizer_in_backward = true;
     const auto one = make_optimizer(plain->trained(), train), two = make_optimizer(other->trained(), in_backward);
     for (std::int64_t step = 0; step < 3; ++step) {
-      const auto expected = lone_step(*plain, *one, {batch(static_cast<int>(step), 12)}, train, step, 3);
-      const auto found = lone_step(*other, *two, {batch(static_cast<int>(step), 12)}, in_backward, step, 3);
+      const auto expected = lone_step(*plain, *one, {document(12, static_cast<int>(step))}, train, step, 3);
+      const auto found = lone_step(*other, *two, {document(12, static_cast<int>(step))}, in_backward, step, 3);
       EXPECT_EQ(found->loss, expected->loss);
       EXPECT_NEAR(found->grad_norm, expected->grad_norm, 1e-12 * expected->grad_norm);
       for (const Parameter& parameter : other->trained()) EXPECT_EQ(parameter.gradient.numel(), 0) << parameter.name;
@@ -82,7 +58,7 @@ TEST_F(UpdatesInBackward, AreTheUpdatesAfterIt) {
        {OptimizerType::adamw, OptimizerType::adamw_8bit, OptimizerType::adafactor, OptimizerType::sgd})
     for (const bool tied : {false, true})
       for (const bool checkpointing : {false, true})
-        expect_the_same(config(tied),
+        expect_the_same(three_layers(tied, 0),
                         {.dtype = checkpointing ? Dtype::bf16 : Dtype::fp32,
                          .adapter = {.type = AdapterType::none},
                          .gradient_checkpointing = checkpointing,
@@ -92,7 +68,7 @@ TEST_F(UpdatesInBackward, AreTheUpdatesAfterIt) {
 
 TEST_F(UpdatesInBackward, LeaveFrozenRoutersAlone) {
   for (const bool router : {false, true})
-    expect_the_same(config(false, 4),
+    expect_the_same(three_layers(false, 4),
                     {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}, .train_router = router},
                     settings(OptimizerType::adamw));
 }
@@ -106,7 +82,7 @@ std::map<std::string, at::Tensor> copies(Decoder& decoder) {
 std::string error_of(Decoder& decoder, const TrainOptions& train) {
   const auto optimizer = make_optimizer(decoder.trained(), train);
   try {
-    lone_step(decoder, *optimizer, {batch(3, 12)}, train, 4, 10);
+    lone_step(decoder, *optimizer, {document(12, 3)}, train, 4, 10);
   } catch (const Error& error) {
     return error.what();
   }
@@ -116,7 +92,8 @@ std::string error_of(Decoder& decoder, const TrainOptions& train) {
 TEST_F(UpdatesInBackward, ALossThatIsNotFiniteChangesNothing) {
   TrainOptions train = settings(OptimizerType::adamw);
   train.optimizer_in_backward = true;
-  const auto decoder = make(config(false), {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}}, true);
+  const auto decoder =
+      make(three_layers(false, 0), {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}}, true);
   for (Parameter& parameter : decoder->trained())
     if (parameter.name == "model.layers.1.mlp.up_proj.weight") parameter.value.fill_(3e38);
   const auto before = copies(*decoder);
@@ -131,7 +108,8 @@ TEST_F(UpdatesInBackward, ALossThatIsNotFiniteChangesNothing) {
 TEST_F(UpdatesInBackward, AGradientThatIsNotFiniteIsNotApplied) {
   TrainOptions train = settings(OptimizerType::adamw);
   train.optimizer_in_backward = true;
-  const auto decoder = make(config(false), {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}}, true);
+  const auto decoder =
+      make(three_layers(false, 0), {.dtype = Dtype::fp32, .adapter = {.type = AdapterType::none}}, true);
   for (Parameter& parameter : decoder->trained())
     for (const auto& [name, factor] : {std::pair("up", 1e22), {"down", 1e-22}})
       if (parameter.name == fmt::format("model.layers.1.mlp.{}_proj.weight", name)) parameter.value.mul_(factor);

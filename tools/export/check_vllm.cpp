@@ -16,6 +16,7 @@
 #include "checkpoints/peft/adapter_config.h"
 #include "checkpoints/safetensors/reader.h"
 #include "recipes/schema/error.h"
+#include "recipes/schema/lora_shape.h"
 #include "tools/export/merge.h"
 #include "train/plan/plan.h"
 
@@ -168,7 +169,7 @@ std::int64_t check_vllm(const ModelConfig& config, const fs::path& folder) {
 
 void check_vllm(const ModelConfig& config, const AdapterOptions& adapter) {
   Obstacles obstacles;
-  check_rank(adapter.init_lora_weights == LoraInit::pissa ? 2 * adapter.lora_r : adapter.lora_r, obstacles);
+  check_rank(stored_adapter(adapter).lora_r, obstacles);
   if (adapter.use_dora) obstacles.add("use_dora is true", kMerge);
   if (!adapter.rank_pattern.empty() || !adapter.alpha_pattern.empty())
     obstacles.add("ranks or alphas differ between modules, and vLLM scales all by lora_alpha / r", kMerge);

@@ -6,21 +6,10 @@
 namespace tune::cuda {
 namespace {
 
-__device__ std::uint32_t mixed(std::uint32_t x) {
-  x = (x ^ (x >> 16)) * 0x85ebca6bu;
-  x = (x ^ (x >> 13)) * 0xc2b2ae35u;
-  return x ^ (x >> 16);
-}
-
 __global__ void round(std::uint16_t* values, const std::uint32_t* exact, std::uint32_t first, std::int64_t count,
                       std::uint32_t key_low, std::uint32_t key_high) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= count) return;
-  const std::uint32_t random = mixed(mixed(first + static_cast<std::uint32_t>(i) + key_low) ^ key_high) >> 16,
-                      bits = exact[i];
-  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-  const std::uint32_t special = bits | ((bits & 0x7fffffu) != 0 ? 0x400000u : 0u);
-  values[i] = static_cast<std::uint16_t>((finite ? bits + random : special) >> 16);
+  if (i < count) values[i] = stochastically_rounded(exact[i], first + static_cast<std::uint32_t>(i), key_low, key_high);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ struct DecoderOptions {
   AdapterOptions adapter;                         // type none: every weight is trained
   std::vector<std::int32_t> trainable_token_ids;  // beside an adapter: of adapter.trainable_tokens
   bool training = true;                           // false: no gradient buffers, nothing is trained
+  bool adapter_is_restored = false;  // by the caller, from a checkpoint: PiSSA needn't find where it begins
   bool gradient_checkpointing = false;
   bool train_router = false;           // full fine-tuning: the routers' weights, too
   bool bf16_stochastic_round = false;  // full fine-tuning: no fp32 masters

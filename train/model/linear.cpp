@@ -74,7 +74,7 @@ void LinearGroup::start_adapter(const DecoderOptions& options) {
       squares.push_back(rows_in_fp32(first, std::min(kRows, rows_ - first)).square().sum(1));
     dora_.start_at(at::cat(squares));
   }
-  if (options.adapter.init_lora_weights != LoraInit::pissa) return;
+  if (options.adapter.init_lora_weights != LoraInit::pissa || options.adapter_is_restored) return;
   for (std::size_t i = 0; i < lora_.modules().size(); ++i) {
     const LoraModule& module = lora_.modules()[i];
     const PrincipalFactors factors =

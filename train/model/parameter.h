@@ -22,7 +22,8 @@ struct Parameter {
   std::int64_t frozen_dimension = 0;
 };
 
-/// A parameter as checkpoints and adapters have it, fp32 in the host's memory; the master's own memory where possible.
+/// A parameter as checkpoints and adapters have it, of the master's type, in the host's memory; the master's own memory
+/// where possible.
 at::Tensor stored(const Parameter& parameter);
 std::vector<std::int64_t> stored_shape(const Parameter& parameter);
 void restore(Parameter& parameter, const at::Tensor& stored);

@@ -26,10 +26,6 @@ std::int64_t program_bytes() {
   return now + kPreparedBytes;
 }
 
-bool contains(const std::vector<std::string>& names, const char* name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 // PiSSA multiplies with the factors that it began with, too.
 std::int64_t width_of_a_rank(const AdapterOptions& adapter) {
   return adapter.init_lora_weights == LoraInit::pissa ? 2 : 1;
@@ -41,7 +37,7 @@ std::int64_t dense_b_bytes(const ModelConfig& c, const AdapterOptions& adapter, 
   const auto ranks = [&](std::initializer_list<const char*> names) {  // in all layers
     std::int64_t sum = 0;
     for (const char* name : names)
-      if (std::find(targets.begin(), targets.end(), name) != targets.end()) sum += ranks_of(adapter, c, name);
+      if (contains(targets, name)) sum += ranks_of(adapter, c, name);
     return sum;
   };
   const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
@@ -115,11 +111,11 @@ std::int64_t adafactor_values(const Recipe& recipe, const ModelConfig& c) {
   std::int64_t layer = full ? 2 * c.hidden_size : 0;
   for (const LinearKind& linear : linear_kinds(c)) {
     if (full && (linear.name != "gate" || recipe.train.train_router)) layer += linear.count * (linear.out + linear.in);
-    if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
+    if (contains(targets, linear.name))
       layer += linear.count * (linear.out + linear.in + (recipe.adapter.use_dora ? linear.out : 0) +
                                2 * ranks_of(recipe.adapter, c, linear.name) / c.num_hidden_layers);
   }
-  const std::int64_t tables = !full ? 0 : c.tie_word_embeddings ? 1 : 2;
+  const std::int64_t tables = !full ? std::ssize(recipe.adapter.modules_to_save) : c.tie_word_embeddings ? 1 : 2;
   return c.num_hidden_layers * layer + tables * (c.vocab_size + c.hidden_size) + (full ? c.hidden_size : 0);
 }
 
@@ -162,7 +158,7 @@ std::int64_t tape_bytes_per_token(const ModelConfig& c, const AdapterOptions& ad
   if (has_adapter(adapter)) {
     const std::vector<std::string> targets = adapted_modules(adapter, c);
     for (const LinearKind& linear : linear_kinds(c))
-      if (std::find(targets.begin(), targets.end(), linear.name) != targets.end())
+      if (contains(targets, linear.name))
         elements += linear.active * width_of_a_rank(adapter) * ranks_of(adapter, c, linear.name) / c.num_hidden_layers;
   }
   // log-sum-exp, two inverse norms and the router's probabilities and weights in fp32, its choices in int64
@@ -184,7 +180,7 @@ std::int64_t gradient_bucket_bytes(const Recipe& recipe, const ModelConfig& c) {
   add(std::ssize(recipe.adapter.trainable_tokens) * c.hidden_size, 1);
   const std::vector<std::string> targets = adapted_modules(recipe.adapter, c);
   for (const LinearKind& linear : linear_kinds(c)) {
-    if (std::find(targets.begin(), targets.end(), linear.name) == targets.end()) continue;
+    if (!contains(targets, linear.name)) continue;
     for (const std::int64_t side : {linear.in, linear.out})
       add(ranks_of(recipe.adapter, c, linear.name) / c.num_hidden_layers * side, linear.count * c.num_hidden_layers);
   }

@@ -14,10 +14,6 @@
 namespace tune {
 namespace {
 
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 std::string module_path(std::int64_t layer, const std::string& linear) {
   const bool attention = linear == "q_proj" || linear == "k_proj" || linear == "v_proj" || linear == "o_proj";
   return fmt::format("model.layers.{}.{}.{}", layer,
@@ -48,6 +44,10 @@ void check_patterns(const std::map<std::string, Value>& pattern, const char* nam
 }
 
 }  // namespace
+
+bool contains(const std::vector<std::string>& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
 
 std::vector<LinearKind> linear_kinds(const ModelConfig& c) {
   const std::int64_t h = c.hidden_size, f = c.intermediate_size;

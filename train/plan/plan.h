@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoints/huggingface/model_config.h"
@@ -45,11 +46,15 @@ struct LinearKind {
 };
 std::vector<LinearKind> linear_kinds(const ModelConfig& config);  // in model order
 
+/// Whether the name is one of them.
+bool contains(const std::vector<std::string>& names, std::string_view name);
+
 /// Sum over the layers of the rank of the adapter of "q_proj".
 std::int64_t ranks_of(const AdapterOptions& adapter, const ModelConfig& config, const std::string& linear);
 
 /// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for those that
-/// the model doesn't have, and for w1 without w3 or the other way round, which PEFT can't load.
+/// the model doesn't have, for w1 without w3 or the other way round, which PEFT can't load, and for what else of
+/// `adapter` this model has no place for.
 std::vector<std::string> adapted_modules(const AdapterOptions& adapter, const ModelConfig& config);
 
 /// Whether routers are trained; the weight of their auxiliary loss.
