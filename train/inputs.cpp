@@ -77,7 +77,7 @@ Inputs open_inputs(const Recipe& recipe, Purpose purpose) {
 }
 
 DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, bool training) {
-  const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
+  const Dtype dtype = dtype_of(recipe);
   const std::string device = chosen_device(recipe.train.device);
   require_arithmetic(device, dtype);
   return {.dtype = dtype,

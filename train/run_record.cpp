@@ -172,7 +172,7 @@ RunRecord::RunRecord(const Recipe& recipe, const Inputs& inputs, const Plan& pla
   facts_["threads"] = std::to_string(at::get_num_threads());
   facts_["fp32_matmul"] = fp32_matmul_library();
   facts_["libtorch"] = TORCH_VERSION;
-  start_ = fmt::format("{} {} {}", spelling(recipe.model.dtype.value_or(recipe.train.precision)),
+  start_ = fmt::format("{} {} {}", recipe.train.precision == Precision::fp8 ? "fp8" : spelling(dtype_of(recipe)),
                        spelling(recipe.adapter.type), facts_.at("init_adapter"));
   Json facts = facts_;
   facts["recipe"] = xxh3_128(facts_["recipe"]);

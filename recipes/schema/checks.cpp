@@ -46,7 +46,7 @@ bool is_compared(DatasetType type) {
 // One function a sentence, named after it.
 
 void weights_are_trained_in_the_precision_or_in_fp32(const Recipe& recipe, Reading& reading) {
-  const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision), precision = recipe.train.precision;
+  const Dtype dtype = dtype_of(recipe), precision = dtype_of(recipe.train.precision);
   if (recipe.adapter.type == AdapterType::none && dtype != precision && dtype != Dtype::fp32)
     reading.problems.add(
         reading.place_of("model.dtype"),
@@ -56,7 +56,7 @@ void weights_are_trained_in_the_precision_or_in_fp32(const Recipe& recipe, Readi
 
 void lora_computes_in_the_dtype_of_its_base(const Recipe& recipe, Reading& reading) {
   if (!has_adapter(recipe.adapter)) return;
-  if (recipe.model.dtype.value_or(recipe.train.precision) != recipe.train.precision)
+  if (dtype_of(recipe) != dtype_of(recipe.train.precision))
     reading.problems.add(reading.place_of("model.dtype"),
                          fmt::format("dtype is {}, but precision is {}: a frozen base computes in its own dtype",
                                      spelling(*recipe.model.dtype), spelling(recipe.train.precision)),

@@ -25,7 +25,7 @@ void updates_in_the_backward_pass_are_final(const Recipe& recipe, Reading& readi
   if (train.max_grad_norm > 0)
     refuse(fmt::format("max_grad_norm is {}: the norm is known only when all is updated", train.max_grad_norm),
            "write max_grad_norm: 0");
-  if (train.precision == Dtype::fp16)
+  if (train.precision == Precision::fp16)
     refuse("precision is fp16: whether its gradients overflow is known at the end of a step only",
            "leave it out, or write precision: bf16");
   if (recipe.distributed.strategy == Strategy::shard)
@@ -42,7 +42,7 @@ void adafactor_needs_whole_matrices(const Recipe& recipe, Reading& reading) {
 
 void weights_rounded_at_random_are_trained_ones_in_bf16(const Recipe& recipe, Reading& reading) {
   if (!recipe.train.bf16_stochastic_round) return;
-  const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
+  const Dtype dtype = dtype_of(recipe);
   const auto refuse = [&](const std::string& why, const std::string& remedy) {
     reading.problems.add(reading.place_of("train.bf16_stochastic_round"), "bf16_stochastic_round is true, but " + why,
                          remedy);

@@ -16,6 +16,7 @@ namespace tune {
 // Enum values are spelled as in the YAML file (an underscore where YAML has a hyphen).
 
 enum class Dtype { fp32, bf16, fp16 };
+enum class Precision { fp32, bf16, fp16, fp8 };
 enum class Stage { pretrain, sft, dpo };
 enum class AdapterType { none, lora, qlora };
 enum class Overflow { error, drop, truncate, split };
@@ -127,10 +128,11 @@ struct TrainOptions {
   double neftune_noise_alpha = 0.0;    // 0 = no noise on embeddings
   bool optimizer_in_backward = false;  // full fine-tuning: each layer is updated as soon as its gradients are there
   bool bf16_stochastic_round = false;  // full fine-tuning: no fp32 masters
+  bool offload_optimizer = false;      // the optimizer's state lies in the host's memory
   bool train_router = false;  // full fine-tuning of a mixture of experts; adapters name gate in lora_target_modules
   std::optional<double> router_aux_loss_coef;  // default: the model's own where its routers are trained, else 0
   bool gradient_checkpointing = false;
-  Dtype precision = Dtype::bf16;
+  Precision precision = Precision::bf16;  // fp8: bf16, but the frozen base's products are of fp8
   Device device = Device::automatic;
   std::int64_t seed = 42;
   bool deterministic = true;
@@ -205,5 +207,12 @@ struct Recipe {
   /// Of the key or, where it is not given, of the nearest section around it.
   Place place_of(std::string path) const;
 };
+
+/// What computes and, unless they are quantised, the weights in memory.
+inline Dtype dtype_of(Precision precision) {
+  if (precision == Precision::fp32) return Dtype::fp32;
+  return precision == Precision::fp16 ? Dtype::fp16 : Dtype::bf16;
+}
+inline Dtype dtype_of(const Recipe& recipe) { return recipe.model.dtype.value_or(dtype_of(recipe.train.precision)); }
 
 }  // namespace tune

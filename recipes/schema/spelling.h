@@ -17,6 +17,11 @@ struct Spelling<Dtype> {
       {{Dtype::fp32, "fp32"}, {Dtype::bf16, "bf16"}, {Dtype::fp16, "fp16"}});
 };
 template <>
+struct Spelling<Precision> {
+  static constexpr auto values = std::to_array<std::pair<Precision, std::string_view>>(
+      {{Precision::fp32, "fp32"}, {Precision::bf16, "bf16"}, {Precision::fp16, "fp16"}, {Precision::fp8, "fp8"}});
+};
+template <>
 struct Spelling<Stage> {
   static constexpr auto values = std::to_array<std::pair<Stage, std::string_view>>(
       {{Stage::pretrain, "pretrain"}, {Stage::sft, "sft"}, {Stage::dpo, "dpo"}});

@@ -291,7 +291,7 @@ void write_tuned_model(const Recipe& recipe, const WeightSource& weights, const 
   AtomicFolder final_folder(folder);
   const ExportSource source{.model = base.path, .recipe_file = fs::path(recipe.output_dir) / "recipe.yaml"};
   write_atomically(final_folder.path() / "README.md", model_card({.format = ExportFormat::hf}, source, base));
-  export_hf({base, weights, template_to_write(recipe.data.chat_template, base)}, recipe.train.precision,
+  export_hf({base, weights, template_to_write(recipe.data.chat_template, base)}, dtype_of(recipe.train.precision),
             final_folder.path());
   final_folder.commit();
 }

@@ -74,7 +74,7 @@ int generate_verb(const std::vector<std::string>& arguments) {
   recipe.data.chat_template = values.count("template") != 0
                                   ? values["template"].as<std::string>()
                                   : training_template(recipe.model.base_model, values["adapter"].as<std::string>());
-  recipe.train.precision = dtype;
+  recipe.model.dtype = dtype;
   choose_adapter(recipe, values["adapter"].as<std::string>());
   const Inputs inputs = open_inputs(recipe, Purpose::evaluation);
   const auto decoder = load_decoder(inputs.base, decoder_options(recipe, inputs.base.config, false));

@@ -188,7 +188,7 @@ std::int64_t gradient_bucket_bytes(const Recipe& recipe, const ModelConfig& c) {
 }
 
 std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c, const Plan& plan) {
-  const Dtype dtype = recipe.model.dtype.value_or(recipe.train.precision);
+  const Dtype dtype = dtype_of(recipe);
   const std::int64_t element = dtype == Dtype::fp32 ? 4 : 2, tokens = plan.micro_batch_tokens,
                      trained = plan.trainable_parameters;
   const bool full = !has_adapter(recipe.adapter);
