@@ -66,6 +66,19 @@ void require_arithmetic(const std::string& device, Dtype dtype) {
                 "set train.precision: fp16 (tune generate: --dtype fp16)"};
 }
 
+void require_fp8(const std::string& device, const Place& place) {
+  constexpr int kHopper = 90;
+  std::string found = "this is the CPU";
+  if (device != "cpu") {
+    const cuda::DeviceFacts facts = cuda::device_facts(at::Device(device));
+    if (facts.capability >= kHopper) return;
+    found = fmt::format("{} has {}.{}", facts.name, facts.capability / 10, facts.capability % 10);
+  }
+  throw Error{Fault::recipe, place,
+              "precision is fp8, whose products need a GPU of compute capability 9.0 (Hopper); " + found,
+              "write precision: bf16 and, where memory is short, adapter.type: qlora"};
+}
+
 bool gpu_expected() {
   return at::globalContext().hasCUDART() && std::filesystem::exists("/proc/driver/nvidia/version");
 }

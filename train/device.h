@@ -13,6 +13,9 @@ std::string chosen_device(Device wanted);
 /// Error{Fault::recipe} where the device can't compute in that type: bf16 on cards before Ampere.
 void require_arithmetic(const std::string& device, Dtype dtype);
 
+/// Error{Fault::recipe} where the device has no products in fp8 (train/kernels/fp8.h).
+void require_fp8(const std::string& device, const Place& place);
+
 /// How many GPUs this program could use: 0 where it was built without CUDA. No context is made on them.
 std::int64_t visible_gpus();
 

@@ -28,6 +28,21 @@ void only_adapters_have_variants(const Recipe& recipe, Reading& reading) {
   if (!adapter.trainable_tokens.empty()) refuse("trainable_tokens");
 }
 
+void fp8_is_for_a_frozen_base_on_a_gpu(const Recipe& recipe, Reading& reading) {
+  if (recipe.train.precision != Precision::fp8) return;
+  const auto refuse = [&](const char* why, const char* remedy) {
+    reading.problems.add(reading.place_of("train.precision"), fmt::format("precision is fp8, but {}", why), remedy);
+  };
+  if (recipe.adapter.type == AdapterType::none)
+    refuse("adapter.type is none: only weights that aren't trained can be kept in it", "write precision: bf16");
+  if (recipe.adapter.type == AdapterType::qlora)
+    refuse("adapter.type is qlora: the base is kept in 4 bits already", "write precision: bf16, or type: lora");
+  if (recipe.adapter.use_dora)
+    refuse("use_dora measures the rows' lengths, for which its products are too coarse", "write precision: bf16");
+  if (recipe.train.device == Device::cpu)
+    refuse("device is cpu: its products need a GPU of compute capability 9.0 (Hopper)", "write precision: bf16");
+}
+
 void pissa_begins_with_plain_adapters(const Recipe& recipe, Reading& reading) {
   const AdapterOptions& adapter = recipe.adapter;
   if (adapter.init_lora_weights != LoraInit::pissa) {
@@ -86,6 +101,7 @@ void what_is_trained_whole_has_no_rows_to_choose(const Recipe& recipe, Reading& 
 
 void check_adapter_combinations(const Recipe& recipe, Reading& reading) {
   only_adapters_have_variants(recipe, reading);
+  fp8_is_for_a_frozen_base_on_a_gpu(recipe, reading);
   pissa_begins_with_plain_adapters(recipe, reading);
   dora_is_merged_for_programs_without_it(recipe, reading);
   what_is_trained_whole_has_no_rows_to_choose(recipe, reading);

@@ -19,6 +19,7 @@ constexpr std::array kKeys = {
     KeyAdvice{"modules_to_save", "write adapter.modules_to_save: [embed_tokens, lm_head]"},
     KeyAdvice{"bf16", "write train.precision: bf16"},
     KeyAdvice{"fp16", "write train.precision: fp16, or bf16 where the hardware has it"},
+    KeyAdvice{"fp8", "write train.precision: fp8"},
     KeyAdvice{"train_on_inputs", "write data.train_on: all (true) or assistant (false)"},
     KeyAdvice{"train_on_input", "write data.train_on: all (true) or assistant (false)"},
     KeyAdvice{"train_on_prompt", "write data.train_on: all (true) or assistant (false)"},

@@ -60,7 +60,9 @@ void lora_computes_in_the_dtype_of_its_base(const Recipe& recipe, Reading& readi
     reading.problems.add(reading.place_of("model.dtype"),
                          fmt::format("dtype is {}, but precision is {}: a frozen base computes in its own dtype",
                                      spelling(*recipe.model.dtype), spelling(recipe.train.precision)),
-                         "leave dtype out, or write the same in both places");
+                         recipe.train.precision == Precision::fp8
+                             ? "leave dtype out"
+                             : "leave dtype out, or write the same in both places");
 }
 
 void target_modules_are_linear_layers(const Recipe& recipe, Reading& reading) {

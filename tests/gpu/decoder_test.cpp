@@ -4,6 +4,7 @@
 #include "tests/gpu/gpu_test.h"
 #include "tests/train/lone_step.h"
 #include "tests/train/random_model.h"
+#include "train/kernels/cuda.h"
 #include "train/objectives/supervised.h"
 #include "train/optim/optimizer.h"
 
@@ -58,13 +59,14 @@ const Case kCases[] = {
     {"experts, LoRA", 2, 0, false, true, false, 4}, {"experts, full", 2, 0, false, false, true, 4},
 };
 
-std::unique_ptr<Decoder> make_decoder(const Case& c, Dtype dtype, const char* device) {
+std::unique_ptr<Decoder> make_decoder(const Case& c, Dtype dtype, const char* device, bool fp8_base = false) {
   at::manual_seed(11);
   ModelConfig config = tiny(c.kv_heads, c.window, c.tied, c.experts);
   // Rounding to 16 bits sends a token that is undecided between two experts to the other one: there every token sees
   // all.
   if (dtype != Dtype::fp32) config.num_experts_per_tok = c.experts;
-  DecoderOptions options{.dtype = dtype, .device = device, .gradient_checkpointing = c.checkpointing};
+  DecoderOptions options{
+      .dtype = dtype, .device = device, .fp8_base = fp8_base, .gradient_checkpointing = c.checkpointing};
   options.adapter = {.type = c.adapter ? AdapterType::lora : AdapterType::none, .lora_r = 4, .lora_alpha = 8};
   return std::make_unique<Decoder>(config, RandomModel(config, 0.1), options);
 }
@@ -146,8 +148,8 @@ TEST_F(GpuDecoder, DropoutDrawsTheSameMaskForwardsAndBackwards) {
   EXPECT_TRUE(at::equal(gradients[0], gradients[1]));
 }
 
-std::vector<double> losses_of_run(const Case& c, Dtype dtype, const char* device) {
-  std::unique_ptr<Decoder> decoder = make_decoder(c, dtype, device);
+std::vector<double> losses_of_run(const Case& c, Dtype dtype, const char* device, bool fp8_base = false) {
+  std::unique_ptr<Decoder> decoder = make_decoder(c, dtype, device, fp8_base);
   const TrainOptions train{.learning_rate = c.adapter ? 5e-3 : 1e-3, .lr_scheduler_type = Scheduler::constant};
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder->trained(), train);
   LossScaler scaler;
@@ -163,15 +165,18 @@ std::vector<double> losses_of_run(const Case& c, Dtype dtype, const char* device
 // on the CPU, weights off by one rounding move these losses by up to 3e-6 in fp32 and 3.2e-3 in bf16; fp16 rounds eight
 // times as finely.
 constexpr double kFp32Tolerance = 1e-4, kBf16Tolerance = 1e-2, kFp16Tolerance = 2e-3;
+constexpr double kFp8Tolerance = 2e-2;  // a rounding that falls the other way costs up to a sixteenth of a value
 
-void expect_same_curve(const Case& c, Dtype dtype, double tolerance, std::string& figures) {
-  const std::vector<double> host = losses_of_run(c, dtype, "cpu"), gpu = losses_of_run(c, dtype, "cuda:0");
+void expect_same_curve(const Case& c, Dtype dtype, double tolerance, std::string& figures, bool fp8_base = false) {
+  const std::vector<double> host = losses_of_run(c, dtype, "cpu", fp8_base),
+                            gpu = losses_of_run(c, dtype, "cuda:0", fp8_base);
   double worst = 0;
   for (std::size_t i = 0; i < host.size(); ++i) worst = std::max(worst, std::abs(gpu[i] - host[i]) / host[i]);
   EXPECT_LE(worst, tolerance) << c.name;
   EXPECT_LT(gpu.back(), 0.9 * gpu.front()) << c.name << " learns nothing";
   figures += fmt::format("{}{} loss {:.3f} -> {:.3f}, off by {:.1e} (allowed {:.0e})", figures.empty() ? "" : "; ",
-                         dtype == Dtype::fp32   ? "fp32"
+                         fp8_base               ? "fp8"
+                         : dtype == Dtype::fp32 ? "fp32"
                          : dtype == Dtype::bf16 ? "bf16"
                                                 : "fp16",
                          gpu.front(), gpu.back(), worst, tolerance);
@@ -181,6 +186,11 @@ TEST_F(GpuDecoder, TwentyStepsOfLoraFollowTheCpu) {
   expect_same_curve(kCases[1], Dtype::fp32, kFp32Tolerance, figures_);
   expect_same_curve(kCases[1], Dtype::bf16, kBf16Tolerance, figures_);
   expect_same_curve(kCases[1], Dtype::fp16, kFp16Tolerance, figures_);
+}
+
+TEST_F(GpuDecoder, TwentyStepsOverABaseInFp8FollowTheCpu) {
+  if (cuda::device_facts(kGpu).capability < 90) GTEST_SKIP() << "no products in fp8 before compute capability 9.0";
+  expect_same_curve(kCases[1], Dtype::bf16, kFp8Tolerance, figures_, true);
 }
 
 TEST_F(GpuDecoder, TwentyStepsOfFullTuningFollowTheCpu) {

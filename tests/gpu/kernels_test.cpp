@@ -8,6 +8,7 @@
 #include "train/kernels/attention.h"
 #include "train/kernels/cross_entropy.h"
 #include "train/kernels/cuda.h"
+#include "train/kernels/fp8.h"
 #include "train/kernels/grouped_matmul.h"
 #include "train/kernels/matmul.h"
 #include "train/kernels/nf4.h"
@@ -130,6 +131,47 @@ TEST_F(GpuKernels, Nf4) {
       expect_close(nf4_matmul_nt(x.to(kGpu), gpu, {}), y, bound(y, columns), name + " nt");
       expect_close(nf4_matmul_nn(dy.to(kGpu), gpu, {}), dx, bound(dx, 64), name + " nn");
     }
+  }
+}
+
+bool has_fp8() { return cuda::device_facts(kGpu).capability >= 90; }
+
+TEST_F(GpuKernels, Fp8ValuesAreTheCpus) {
+  for (const at::ScalarType type : kTypes)
+    for (const RowShape& shape : kRowShapes) {
+      const at::Tensor x = random({shape.tokens, shape.columns}, type), factors = at::rand({shape.columns}) + 0.1;
+      for (const at::Tensor& by : {at::Tensor(), factors}) {
+        const Fp8Rows host = fp8_quantize(x, by), gpu = fp8_quantize(x.to(kGpu), by.defined() ? by.to(kGpu) : by);
+        EXPECT_TRUE(at::equal(gpu.scales.cpu(), host.scales)) << name_of(type, shape);
+        EXPECT_TRUE(at::equal(gpu.values.cpu().view(at::kByte), host.values.view(at::kByte))) << name_of(type, shape);
+      }
+    }
+  for (const auto& [rows, columns] : {std::pair(16, 16), std::pair(80, 336), std::pair(1024, 4096)}) {
+    const at::Tensor bytes = at::randint(256, {rows, columns}, at::kByte);
+    EXPECT_TRUE(at::equal(cuda::transpose_bytes(bytes.to(kGpu)).cpu(), bytes.t().contiguous())) << rows;
+  }
+}
+
+// Both sides multiply the same numbers; the tensor cores' sums may keep fewer bits than fp32 has.
+TEST_F(GpuKernels, Fp8Products) {
+  if (!has_fp8()) GTEST_SKIP() << "no products in fp8 before compute capability 9.0";
+  for (const auto& [rows, columns, experts] :
+       {std::tuple(48, 80, 1), std::tuple(256, 4096, 1), std::tuple(64, 96, 3)}) {
+    Fp8Matrix host = make_fp8_matrix(rows * experts, columns, at::kCPU);
+    const Fp8Rows quantized = fp8_quantize(random({rows * experts, columns}, at::kFloat));
+    host.values().copy_(quantized.values);
+    host.scales().copy_(quantized.scales);
+    const Fp8Matrix gpu{host.bytes.to(kGpu), host.rows, host.columns};
+    const at::Tensor ends = experts == 1 ? at::Tensor() : at::tensor({20, 20, 33}, at::kInt);
+    const RowGroups groups{ends}, on_gpu{ends.defined() ? ends.to(kGpu) : ends};
+    const at::Tensor x = random({33, columns}, at::kBFloat16), dy = random({33, rows}, at::kBFloat16);
+    const at::Tensor y = fp8_matmul_nt(x, host, groups), dx = fp8_matmul_nn(dy, host, groups);
+    const auto bound = [](const at::Tensor& value, std::int64_t terms) {
+      return value.abs() * (2.1 * unit_roundoff(at::kBFloat16)) + static_cast<double>(terms) * 0x1p-13;
+    };
+    const std::string name = fmt::format("[{}, {}] of {}", rows, columns, experts);
+    expect_close(fp8_matmul_nt(x.to(kGpu), gpu, on_gpu), y, bound(y, columns), name + " nt");
+    expect_close(fp8_matmul_nn(dy.to(kGpu), gpu, on_gpu), dx, bound(dx, rows), name + " nn");
   }
 }
 

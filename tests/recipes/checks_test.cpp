@@ -12,10 +12,21 @@ TEST(Checks, SayWhatCannotGoTogether) {
       {kLeast + "adapter: {type: none}\ntrain: {precision: fp16, optimizer_in_backward: true, max_grad_norm: 0}",
        "r.yaml:4:49: optimizer_in_backward is true, but precision is fp16: whether its gradients overflow is known at "
        "the end of a step only; leave it out, or write precision: bf16"},
-      {kLeast + "train: {precision: fp8}",
-       "r.yaml:3:20: precision is \"fp8\"; nothing is trained in fp8; write bf16, or adapter.type: qlora where memory "
-       "is "
-       "short"},
+      {kLeast + "train: {precision: fp8}", ""},
+      {kLeast + "adapter: {type: none}\ntrain: {precision: fp8}",
+       "r.yaml:4:20: precision is fp8, but adapter.type is none: only weights that aren't trained can be kept in it; "
+       "write precision: bf16"},
+      {kLeast + "adapter: {type: qlora}\ntrain: {precision: fp8}",
+       "r.yaml:4:20: precision is fp8, but adapter.type is qlora: the base is kept in 4 bits already; write precision: "
+       "bf16, or type: lora"},
+      {kLeast + "adapter: {use_dora: true}\ntrain: {precision: fp8}",
+       "r.yaml:4:20: precision is fp8, but use_dora measures the rows' lengths, for which its products are too coarse; "
+       "write precision: bf16"},
+      {kLeast + "train: {precision: fp8, device: cpu}",
+       "r.yaml:3:20: precision is fp8, but device is cpu: its products need a GPU of compute capability 9.0 (Hopper); "
+       "write precision: bf16"},
+      {"model: {base_model: base, dtype: fp16}\ndata: {datasets: [{path: a}]}\ntrain: {precision: fp8}",
+       "r.yaml:1:34: dtype is fp16, but precision is fp8: a frozen base computes in its own dtype; leave dtype out"},
       {"model: {base_model: base, dtype: fp16}\ndata: {datasets: [{path: a}]}\nadapter: {type: none}",
        "r.yaml:1:34: dtype is fp16, but all weights are trained with precision bf16; write dtype: bf16, or precision: "
        "fp16"},

@@ -97,6 +97,13 @@ TEST_P(TypesOfNumbers, AreThoseOfTheTable) {
   group.weight().zero_();
   const at::Tensor y = group.forward(at::zeros({3, 64}, type_), nullptr, AdapterUse::on, {});
   expect_said("base weights of `qlora`", fmt::format("NF4, multiplied as {}", name_of(y.scalar_type())));
+  if (GetParam() != Dtype::bf16) return;
+  LinearGroup fp8({{.name = "m.k_proj", .rows = 64}}, 64, {.fp8_base = true});
+  EXPECT_EQ(fp8.weight().scalar_type(), at::kByte);
+  fp8.weight().zero_();
+  const at::Tensor z = fp8.forward(at::zeros({3, 64}, type_), nullptr, AdapterUse::on, {});
+  expect_said("base weights of `precision: fp8`",
+              fmt::format("e4m3, multiplied as e4m3, results in {}", name_of(z.scalar_type())));
 }
 
 TEST_P(TypesOfNumbers, OfSumsAreThoseOfTheTable) {

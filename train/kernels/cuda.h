@@ -3,6 +3,7 @@
 
 #include "train/kernels/adamw_8bit.h"
 #include "train/kernels/attention.h"
+#include "train/kernels/fp8.h"
 #include "train/kernels/rms_norm.h"
 #include "train/kernels/rope.h"
 
@@ -35,6 +36,11 @@ at::Tensor attention_backward(const at::Tensor& d_out, const at::Tensor& qkv, co
 /// lies in bytes as checkpoints/quantize/nf4.h has it.
 void nf4_dequantize(at::Tensor& out, const at::Tensor& bytes, std::int64_t all_rows, std::int64_t all_columns,
                     std::int64_t first_row, std::int64_t first_column);
+
+Fp8Rows fp8_quantize(const at::Tensor& x, const at::Tensor& factors);
+
+/// matrix [rows, columns] of one byte each, multiples of 16 -> [columns, rows]
+at::Tensor transpose_bytes(const at::Tensor& matrix);
 
 void adamw_8bit_(at::Tensor& master, const at::Tensor& gradient, Moments8bit& moments, const AdamWStep& step);
 

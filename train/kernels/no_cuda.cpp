@@ -30,6 +30,8 @@ at::Tensor attention_backward(const at::Tensor&, const at::Tensor&, const Attent
 void nf4_dequantize(at::Tensor&, const at::Tensor&, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   refuse();
 }
+Fp8Rows fp8_quantize(const at::Tensor&, const at::Tensor&) { refuse(); }
+at::Tensor transpose_bytes(const at::Tensor&) { refuse(); }
 void adamw_8bit_(at::Tensor&, const at::Tensor&, Moments8bit&, const AdamWStep&) { refuse(); }
 void stochastic_round_(at::Tensor&, const at::Tensor&, std::uint64_t, std::int64_t) { refuse(); }
 DeviceFacts device_facts(const at::Device&) { refuse(); }

@@ -22,6 +22,7 @@ class WeightKeeper;
 struct DecoderOptions {
   Dtype dtype = Dtype::bf16;                      // of weights and activations
   std::string device = "cpu";                     // as at::Device reads it
+  bool fp8_base = false;                          // frozen linear layers in fp8 (train/kernels/fp8.h); dtype is bf16
   AdapterOptions adapter;                         // type none: every weight is trained
   std::vector<std::int32_t> trainable_token_ids;  // beside an adapter: of adapter.trainable_tokens
   bool training = true;                           // false: no gradient buffers, nothing is trained

@@ -29,6 +29,8 @@ LinearGroup::LinearGroup(std::vector<LinearModule> modules, std::int64_t in_feat
   }
   if (options.adapter.type == AdapterType::qlora && quantizable)
     nf4_ = make_nf4_matrices(rows, in_, at::Device(options.device));
+  else if (options.fp8_base && quantizable)
+    fp8_ = make_fp8_matrix(rows_, in_, at::Device(options.device));
   else
     weight_ = at::empty({rows_, in_}, tensor_options(options));
 }
@@ -36,14 +38,19 @@ LinearGroup::LinearGroup(std::vector<LinearModule> modules, std::int64_t in_feat
 void LinearGroup::append_slots(std::vector<WeightSlot>& slots) {
   for (std::size_t i = 0; i < modules_.size(); ++i) {
     const LinearModule& module = modules_[i];
-    if (is_quantized())
-      slots.push_back(
-          {.name = module.name + ".weight",
-           .destination = nf4_.bytes.narrow(0, nf4_.matrices[i].first_byte, Nf4Layout(module.rows * in_).bytes),
-           .nf4_shape = {module.rows, in_}});
-    else
-      slots.push_back(
-          {.name = module.name + ".weight", .destination = weight_.narrow(0, module.first_row, module.rows)});
+    WeightSlot slot{.name = module.name + ".weight"};
+    if (is_in_nf4()) {
+      slot.quantized_shape = {module.rows, in_};
+      slot.destination = nf4_.bytes.narrow(0, nf4_.matrices[i].first_byte, Nf4Layout(module.rows * in_).bytes);
+    } else if (is_in_fp8()) {
+      constexpr std::int64_t kScale = sizeof(float);
+      slot.quantized_shape = {module.rows, in_};
+      slot.destination = fp8_.bytes.narrow(0, module.first_row * in_, module.rows * in_);
+      slot.fp8_scales = fp8_.bytes.narrow(0, rows_ * in_ + module.first_row * kScale, module.rows * kScale);
+    } else {
+      slot.destination = weight_.narrow(0, module.first_row, module.rows);
+    }
+    slots.push_back(std::move(slot));
   }
 }
 
@@ -61,7 +68,8 @@ void LinearGroup::add_adapter(const std::vector<std::string>& targets, const Dec
 
 // Rows of all modules' weight.
 at::Tensor LinearGroup::rows_in_fp32(std::int64_t first, std::int64_t count) const {
-  if (!is_quantized()) return weight_.narrow(0, first, count).to(at::kFloat);
+  if (is_in_fp8()) return fp8_dequantize(fp8_, first, count);
+  if (!is_in_nf4()) return weight_.narrow(0, first, count).to(at::kFloat);
   return nf4_dequantize(nf4_, {.first_row = first, .rows = count, .columns = in_}, at::kFloat);
 }
 
@@ -94,7 +102,13 @@ void LinearGroup::train_weights(const DecoderOptions& options, bool kept) {
 }
 
 at::Tensor LinearGroup::product(const at::Tensor& x, const RowGroups& groups) const {
-  return is_quantized() ? nf4_matmul_nt(x, nf4_, groups) : grouped_matmul_nt(x, weight_, groups);
+  if (is_in_nf4()) return nf4_matmul_nt(x, nf4_, groups);
+  return is_in_fp8() ? fp8_matmul_nt(x, fp8_, groups) : grouped_matmul_nt(x, weight_, groups);
+}
+
+at::Tensor LinearGroup::product_backwards(const at::Tensor& d_y, const RowGroups& groups) const {
+  if (is_in_nf4()) return nf4_matmul_nn(d_y, nf4_, groups);
+  return is_in_fp8() ? fp8_matmul_nn(d_y, fp8_, groups) : grouped_matmul_nn(d_y, weight_, groups);
 }
 
 at::Tensor LinearGroup::forward(const at::Tensor& x, at::Tensor* down, AdapterUse adapter, const DropoutKey& dropout,
@@ -119,7 +133,7 @@ at::Tensor LinearGroup::backward(const at::Tensor& gradient, const at::Tensor& x
     d_y = dora_.backward(gradient, y);
   }
   at::Tensor d_x;
-  if (want_d_x) d_x = is_quantized() ? nf4_matmul_nn(d_y, nf4_, groups) : grouped_matmul_nn(d_y, weight_, groups);
+  if (want_d_x) d_x = product_backwards(d_y, groups);
   if (!lora_.empty()) lora_.backward(d_y, x, down, d_x, dropout, groups);
   return d_x;
 }

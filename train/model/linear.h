@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "train/kernels/fp8.h"
 #include "train/kernels/grouped_matmul.h"
 #include "train/kernels/nf4.h"
 #include "train/model/decoder.h"
@@ -25,7 +26,8 @@ struct LinearModule {
 /// Linear layers that read the same input, as one product: y = x W^T with the modules' weights one below the other, and
 /// their adapters' part (train/model/lora.h, dora.h). Four products a group, whatever the number of modules.
 ///
-/// A frozen weight may be kept in NF4 (QLoRA): it computes as its dequantised values would.
+/// A frozen weight may be kept in NF4 (QLoRA), and computes as its dequantised values would, or in fp8, and computes in
+/// it.
 ///
 /// Experts: the same modules once for each expert, expert by expert; `groups` says which rows of x go to which. Without
 /// experts it stays empty.
@@ -34,7 +36,7 @@ class LinearGroup {
   LinearGroup() = default;
 
   /// names and rows of the modules, in order. Storage is allocated, its contents are the caller's business. The weight
-  /// is kept in NF4 with adapters of type qlora, unless quantizable is false.
+  /// is kept in NF4 with adapters of type qlora, in fp8 with fp8_base, unless quantizable is false.
   LinearGroup(std::vector<LinearModule> modules, std::int64_t in_features, const DecoderOptions& options,
               std::int64_t experts = 1, bool quantizable = true);
 
@@ -66,19 +68,23 @@ class LinearGroup {
   std::string first_overflow(const at::Tensor& values, const RowGroups& groups = {}) const;
 
   const std::vector<LinearModule>& modules() const { return modules_; }
-  bool is_quantized() const { return nf4_.bytes.defined(); }
-  at::Tensor& weight() { return is_quantized() ? nf4_.bytes : weight_; }  // [rows, in], or bytes of Nf4Matrices
+  bool is_in_nf4() const { return nf4_.bytes.defined(); }
+  bool is_in_fp8() const { return fp8_.bytes.defined(); }
+  /// [rows, in], or the bytes of what it is quantised to.
+  at::Tensor& weight() { return is_in_nf4() ? nf4_.bytes : is_in_fp8() ? fp8_.bytes : weight_; }
   const at::Tensor& weight_gradient() const { return weight_gradient_; }
 
  private:
   at::Tensor product(const at::Tensor& x, const RowGroups& groups) const;
+  at::Tensor product_backwards(const at::Tensor& d_y, const RowGroups& groups) const;
   at::Tensor rows_in_fp32(std::int64_t first, std::int64_t count) const;
 
   std::vector<LinearModule> modules_;
   std::int64_t experts_ = 1;
   std::int64_t rows_ = 0, in_ = 0;
-  at::Tensor weight_;                           // [rows, in]; undefined where it is in NF4
+  at::Tensor weight_;                           // [rows, in]; undefined where it is quantised
   Nf4Matrices nf4_;                             // a matrix a module
+  Fp8Matrix fp8_;                               // of all modules
   at::Tensor weight_master_, weight_gradient_;  // fp32, full fine-tuning only
   LoraGroup lora_;
   mutable Dora dora_;  // a pass measures the lengths that it and its backward pass use

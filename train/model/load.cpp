@@ -16,6 +16,7 @@
 #include "checkpoints/quantize/nf4_weights.h"
 #include "recipes/schema/error.h"
 #include "recipes/schema/lora_shape.h"
+#include "train/kernels/fp8.h"
 #include "train/model/dtype.h"
 
 namespace tune {
@@ -86,6 +87,36 @@ void load_part(const WeightSource& weights, const WeightPart& part) {
   if (!part.destination.is_cpu()) part.destination.copy_(host);
 }
 
+void refuse_non_finite(const std::string& name, std::span<const float> values) {
+  if (!all_finite<std::uint32_t>(values.data(), std::ssize(values), kExponent)) refuse_non_finite(name);
+}
+
+QuantizedBytes load_nf4(const WeightSource& weights, const WeightSlot& slot) {
+  at::Tensor bytes = at::empty(slot.destination.sizes(), at::kByte);
+  quantize_while_reading(weights, slot.name, slot.quantized_shape[0], slot.quantized_shape[1],
+                         {static_cast<std::byte*>(bytes.mutable_data_ptr()), bytes.nbytes()},
+                         [&](std::span<const float> values) { refuse_non_finite(slot.name, values); });
+  return {bytes, {}};
+}
+
+QuantizedBytes load_fp8(const WeightSource& weights, const WeightSlot& slot) {
+  constexpr std::int64_t kValuesAtATime = 1 << 20;
+  const std::int64_t rows = slot.quantized_shape[0], columns = slot.quantized_shape[1],
+                     step = std::max<std::int64_t>(1, kValuesAtATime / columns);
+  const at::Tensor values = at::empty({rows, columns}, at::kFloat8_e4m3fn), scales = at::empty({rows, 1}, at::kFloat),
+                   exact = at::empty({std::min(step, rows), columns}, at::kFloat);
+  for (std::int64_t first = 0; first < rows; first += step) {
+    const std::int64_t count = std::min(step, rows - first);
+    const std::span<float> some(exact.mutable_data_ptr<float>(), static_cast<std::size_t>(count * columns));
+    weights.read_rows(slot.name, first, count, Dtype::fp32, std::as_writable_bytes(some));
+    refuse_non_finite(slot.name, some);
+    const Fp8Rows quantized = fp8_quantize(exact.narrow(0, 0, count));
+    values.narrow(0, first, count).copy_(quantized.values);
+    scales.narrow(0, first, count).copy_(quantized.scales);
+  }
+  return {values.view(at::kByte).view({-1}), scales.view(at::kByte).view({-1})};
+}
+
 // An adapter that goes on is scaled as before.
 void check_scale(const std::string& parameter, const AdapterConfig& config, const AdapterOptions& options,
                  const Place& place) {
@@ -110,25 +141,21 @@ void load_parts(const WeightSource& weights, const std::vector<WeightPart>& part
   });
 }
 
-at::Tensor load_nf4(const WeightSource& weights, const std::string& name, const std::vector<std::int64_t>& shape) {
-  at::Tensor bytes = at::empty({Nf4Layout(shape[0] * shape[1]).bytes}, at::kByte);
-  quantize_while_reading(weights, name, shape[0], shape[1],
-                         {static_cast<std::byte*>(bytes.mutable_data_ptr()), bytes.nbytes()},
-                         [&](std::span<const float> values) {
-                           if (!all_finite<std::uint32_t>(values.data(), std::ssize(values), kExponent))
-                             refuse_non_finite(name);
-                         });
-  return bytes;
+QuantizedBytes load_quantized(const WeightSource& weights, const WeightSlot& slot) {
+  return slot.fp8_scales.defined() ? load_fp8(weights, slot) : load_nf4(weights, slot);
 }
 
 void load_weights(const WeightSource& weights, const std::vector<WeightSlot>& slots) {
   at::parallel_for(0, static_cast<std::int64_t>(slots.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const WeightSlot& slot = slots[static_cast<std::size_t>(i)];
-      if (slot.nf4_shape.empty())
+      if (slot.quantized_shape.empty()) {
         load_part(weights, {slot.name, slot.destination.sizes().vec(), 0, slot.destination});
-      else
-        slot.destination.copy_(load_nf4(weights, slot.name, slot.nf4_shape));
+        continue;
+      }
+      const QuantizedBytes bytes = load_quantized(weights, slot);
+      slot.destination.copy_(bytes.values);
+      if (slot.fp8_scales.defined()) slot.fp8_scales.copy_(bytes.fp8_scales);
     }
   });
 }

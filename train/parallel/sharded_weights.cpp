@@ -44,6 +44,9 @@ std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const Weight
     std::int64_t at = 0, count = 0;  // in the slice
     bool decays = true;
   };
+  struct Share {  // of a weight: what of it lies in the slice
+    std::int64_t skipped = 0, at = 0, count = 0;
+  };
   std::vector<WeightPart> parts;
   std::vector<Trained> trained;
   for (const WeightSlot& slot : given.slots) {
@@ -51,18 +54,24 @@ std::vector<Parameter> ShardedWeights::add(const WeightUnit& given, const Weight
       return candidate.weight.is_alias_of(slot.destination);
     });
     TUNE_CHECK(piece != unit.pieces.end(), "{} lies in no weight of its unit", slot.name);
-    const std::int64_t begin = piece->first + slot.destination.storage_offset(), end = begin + slot.destination.numel(),
-                       from = std::max(begin, mine), to = std::min(end, mine + each);
-    if (from >= to) continue;
-    if (!slot.nf4_shape.empty()) {  // scales know of all values: no slice can be quantised on its own
-      unit.slice.narrow(0, from - mine, to - from)
-          .copy_(load_nf4(source, slot.name, slot.nf4_shape).narrow(0, from - begin, to - from));
+    const auto share_of = [&](const at::Tensor& part) {
+      const std::int64_t begin = piece->first + part.storage_offset(), from = std::max(begin, mine);
+      return Share{from - begin, from - mine, std::min(begin + part.numel(), mine + each) - from};
+    };
+    const Share share = share_of(slot.destination);
+    if (!slot.quantized_shape.empty()) {  // scales know of all values: no slice can be quantised on its own
+      const Share scales = slot.fp8_scales.defined() ? share_of(slot.fp8_scales) : Share{};
+      if (share.count <= 0 && scales.count <= 0) continue;
+      const QuantizedBytes bytes = load_quantized(source, slot);
+      for (const auto& [part, all] : {std::pair(share, bytes.values), std::pair(scales, bytes.fp8_scales)})
+        if (part.count > 0) unit.slice.narrow(0, part.at, part.count).copy_(all.narrow(0, part.skipped, part.count));
       continue;
     }
+    if (share.count <= 0) continue;
     parts.push_back(
-        {slot.name, slot.destination.sizes().vec(), from - begin, unit.slice.narrow(0, from - mine, to - from)});
+        {slot.name, slot.destination.sizes().vec(), share.skipped, unit.slice.narrow(0, share.at, share.count)});
     if (piece->gradient.defined())
-      trained.push_back({slice_name(slot.name, from - begin), from - mine, to - from, slot.destination.dim() > 1});
+      trained.push_back({slice_name(slot.name, share.skipped), share.at, share.count, slot.destination.dim() > 1});
   }
   load_parts(source, parts);
   for (Piece& piece : unit.pieces) piece.weight.set_();

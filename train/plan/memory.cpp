@@ -12,7 +12,10 @@ namespace {
 constexpr std::int64_t kPreparedBytes = 75 << 20;  // oneDNN's prepared products
 constexpr std::int64_t kCublasBytes = 40 << 20;    // its workspace, as train.deterministic asks for it
 
-bool on_cuda(const Recipe& recipe) { return recipe.train.device == Device::cuda; }
+// fp8 is computed nowhere else.
+bool on_cuda(const Recipe& recipe) {
+  return recipe.train.device == Device::cuda || recipe.train.precision == Precision::fp8;
+}
 
 // Rows of logits that exist at a time: train/kernels/cross_entropy.cpp.
 std::int64_t logit_rows(const Recipe& recipe, std::int64_t tokens) {
@@ -74,7 +77,7 @@ std::int64_t evaluation_bytes(const Recipe& recipe, const ModelConfig& c, std::i
   return std::max(layer, loss);
 }
 
-// The base model's weights in memory: a layer's norms and router are never in NF4.
+// The base model's weights in memory: a layer's norms and router are never quantised.
 struct Weights {
   std::int64_t layer = 0;         // parameters of a layer
   std::int64_t layer_bytes = 0;   // of these what is gathered together where the model is sharded (WeightUnit)
@@ -82,16 +85,18 @@ struct Weights {
   std::int64_t last = 0;          // parameters of the norm and head, and of whatever they are tied to
 };
 
-Weights weights_of(const ModelConfig& c, const AdapterOptions& adapter, std::int64_t element) {
-  const bool nf4 = adapter.type == AdapterType::qlora;
+Weights weights_of(const ModelConfig& c, const Recipe& recipe, std::int64_t element) {
+  const bool nf4 = recipe.adapter.type == AdapterType::qlora, fp8 = recipe.train.precision == Precision::fp8,
+             quantised = nf4 || fp8;
   Weights weights{.layer = 2 * c.hidden_size, .last = c.vocab_size * c.hidden_size + c.hidden_size};
-  (nf4 ? weights.beside_bytes : weights.layer_bytes) += 2 * c.hidden_size * element;
+  (quantised ? weights.beside_bytes : weights.layer_bytes) += 2 * c.hidden_size * element;
   for (const LinearKind& linear : linear_kinds(c)) {
     weights.layer += linear.count * linear.out * linear.in;
-    if (nf4 && linear.name != "gate")
-      weights.layer_bytes += linear.count * Nf4Layout(linear.out * linear.in).bytes;
+    if (quantised && linear.name != "gate")
+      weights.layer_bytes += linear.count * (nf4 ? Nf4Layout(linear.out * linear.in).bytes
+                                                 : linear.out * (linear.in + std::int64_t{sizeof(float)}));
     else
-      (nf4 ? weights.beside_bytes : weights.layer_bytes) += linear.count * linear.out * linear.in * element;
+      (quantised ? weights.beside_bytes : weights.layer_bytes) += linear.count * linear.out * linear.in * element;
   }
   return weights;
 }
@@ -102,6 +107,14 @@ std::int64_t nf4_working_bytes(const ModelConfig& c, std::int64_t tokens, std::i
   if (whole <= kNf4TileBytes) return whole;
   const std::int64_t active = std::max<std::int64_t>(1, c.num_experts_per_tok);
   return kNf4TileBytes + active * tokens * std::min(rows, kNf4TileBytes / (c.hidden_size * element)) * element;
+}
+
+// The MLP's first layer going backward: its matrix turned over, of one expert, and the gradient in fp8; with experts a
+// result before it stands in its place.
+std::int64_t fp8_working_bytes(const ModelConfig& c, std::int64_t tokens, std::int64_t element) {
+  const std::int64_t rows = tokens * std::max<std::int64_t>(1, c.num_experts_per_tok);
+  return 2 * c.intermediate_size * (c.hidden_size + rows) +
+         (c.num_local_experts > 0 ? rows * c.hidden_size * element : 0);
 }
 
 // Of each trained matrix Adafactor keeps a number a row and a column.
@@ -204,7 +217,7 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const bool sharded = recipe.distributed.strategy == Strategy::shard && plan.ranks > 1 && of_a_copy > 1;
   const std::int64_t ranks = sharded ? of_a_copy : 1,  // that share the model
       state_ranks = full ? ranks : 1;                  // adapters are small: every rank has them whole
-  const Weights weights = weights_of(c, recipe.adapter, element);
+  const Weights weights = weights_of(c, recipe, element);
   const std::int64_t outside = (plan.parameters - c.num_hidden_layers * weights.layer) * element;
   items.push_back({"base weights", (outside + c.num_hidden_layers * weights.layer_bytes) / ranks +
                                        c.num_hidden_layers * weights.beside_bytes});
@@ -242,6 +255,7 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   if (c.num_local_experts > 0) layer += (3 * c.intermediate_size + 2 * c.hidden_size) * active * row;  // rows by expert
   if (recipe.adapter.use_dora) layer += 2 * 2 * c.intermediate_size * row;  // an output once more, and its gradient
   if (recipe.adapter.type == AdapterType::qlora) layer += nf4_working_bytes(c, tokens, element);
+  if (recipe.train.precision == Precision::fp8) layer += fp8_working_bytes(c, tokens, element);
   if (full) {
     layer += 2 * experts * c.intermediate_size * c.hidden_size * element;
   }
