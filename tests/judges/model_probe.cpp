@@ -1,6 +1,6 @@
 // What our decoder computes, for the judges: logits, losses and every gradient of one request, as a safetensors file.
 //   model_probe < request.json
-//   {"model": PATH, "dtype": "fp32", "gradient_checkpointing": false, "scale": 1.0, "backward": true,
+//   {"model": PATH, "dtype": "fp32", "fp8_base": false, "gradient_checkpointing": false, "scale": 1.0, "backward": true,
 //    "adapter": {"r": 4, "alpha": 8, "targets": ["q_proj"], "init": PEFT_FOLDER},     absent: every weight is trained
 //    "batches": [[{"ids": [...], "trained": [0/1 ...]}, ...], ...], "output": FILE}
 //   logits.<batch> [tokens, vocab], loss.<batch> [1] (the sum over trained tokens); of scale * the sum of all losses
@@ -59,6 +59,7 @@ tune::PackedBatch read_batch(const json& documents) {
 tune::DecoderOptions read_options(const json& request) {
   tune::DecoderOptions options;
   options.dtype = request.at("dtype") == "bf16" ? tune::Dtype::bf16 : tune::Dtype::fp32;
+  options.fp8_base = request.value("fp8_base", false);
   options.gradient_checkpointing = request.value("gradient_checkpointing", false);
   options.training = request.value("backward", true);
   options.train_router = request.value("train_router", false);

@@ -130,6 +130,7 @@ TEST(Fp8, OnlyTheLinearLayersOfTheBaseAreKeptInIt) {
 
 std::vector<double> losses_of(const ModelConfig& config, const DecoderOptions& options,
                               std::unique_ptr<WeightKeeper> keeper = nullptr) {
+  at::manual_seed(5);
   Decoder decoder(config, RandomModel(config, 0.1), options, std::move(keeper));
   const TrainOptions train{.learning_rate = 5e-3, .lr_scheduler_type = Scheduler::constant};
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(decoder.trained(), train);
@@ -150,7 +151,6 @@ TEST(Fp8, LearnsAsBf16Does) {
       for (std::size_t i = 0; i < bf16.size(); ++i) worst = std::max(worst, std::abs(fp8[i] - bf16[i]) / bf16[i]);
       EXPECT_LT(fp8.back(), 0.8 * fp8.front()) << "learns nothing";
       EXPECT_LE(worst, 0.02) << model.experts << " experts";
-      RecordProperty(std::to_string(model.experts), std::to_string(worst));
     }
 }
 

@@ -20,15 +20,14 @@ at::Tensor turned_over(const at::Tensor& values) {
   return values.is_cuda() ? cuda::transpose_bytes(values) : values.t().contiguous();
 }
 
-at::Tensor product(const Fp8Rows& a, const at::Tensor& b_transposed, const at::Tensor& b_scales) {
-  return at::_scaled_mm(a.values, b_transposed.t(), a.scales, b_scales, {}, {}, at::kBFloat16);
+at::Tensor product(const Fp8Rows& a, const at::Tensor& b_transposed, const at::Tensor& b_scales, at::ScalarType type) {
+  return at::_scaled_mm(a.values, b_transposed.t(), a.scales, b_scales, {}, {}, at::kBFloat16).to(type);
 }
 
 // f(rows of the operand, the group's values and scales) -> rows of the result, of all groups.
 template <typename F>
 at::Tensor of_groups(const at::Tensor& operand, std::int64_t result_columns, const Fp8Matrix& weight,
                      const RowGroups& groups, F&& f) {
-  TUNE_CHECK(operand.scalar_type() == at::kBFloat16, "fp8 products of {}", c10::toString(operand.scalar_type()));
   const std::int64_t rows = weight.rows / groups.count();
   const at::Tensor values = weight.values(), scales = weight.scales();
   if (!groups.ends.defined()) return f(operand, values, scales);
@@ -73,8 +72,8 @@ at::Tensor fp8_dequantize(const Fp8Matrix& weight, std::int64_t first, std::int6
 
 at::Tensor fp8_matmul_nt(const at::Tensor& x, const Fp8Matrix& weight, const RowGroups& groups) {
   return of_groups(x, weight.rows / groups.count(), weight, groups,
-                   [](const at::Tensor& rows, const at::Tensor& values, const at::Tensor& scales) {
-                     return product(fp8_quantize(rows), values, scales.view({1, -1}));
+                   [&](const at::Tensor& rows, const at::Tensor& values, const at::Tensor& scales) {
+                     return product(fp8_quantize(rows), values, scales.view({1, -1}), x.scalar_type());
                    });
 }
 
@@ -82,7 +81,7 @@ at::Tensor fp8_matmul_nn(const at::Tensor& dy, const Fp8Matrix& weight, const Ro
   const at::Tensor ones = at::ones({1, weight.columns}, dy.options().dtype(at::kFloat));
   return of_groups(dy, weight.columns, weight, groups,
                    [&](const at::Tensor& rows, const at::Tensor& values, const at::Tensor& scales) {
-                     return product(fp8_quantize(rows, scales.view({-1})), turned_over(values), ones);
+                     return product(fp8_quantize(rows, scales.view({-1})), turned_over(values), ones, dy.scalar_type());
                    });
 }
 

@@ -38,9 +38,9 @@ Fp8Matrix make_fp8_matrix(std::int64_t rows, std::int64_t columns, const at::Dev
 /// Rows [first, first + count), fp32.
 at::Tensor fp8_dequantize(const Fp8Matrix& weight, std::int64_t first, std::int64_t count);
 
-// Products as those of grouped_matmul.h, both factors in fp8, sums in fp32, results in bf16: at::_scaled_mm, which is
-// the tensor cores' own product from compute capability 9.0 on. x and dy, bf16, are quantised row by row. With several
-// groups the host waits for the device, which knows how many rows each has.
+// Products as those of grouped_matmul.h, both factors in fp8, sums in fp32, results rounded to bf16, whatever the type
+// of x and dy: at::_scaled_mm, which is the tensor cores' own product from compute capability 9.0 on. x and dy are
+// quantised row by row. With several groups the host waits for the device, which knows how many rows each has.
 
 /// x [rows, columns] -> [rows, matrix rows of a group]
 at::Tensor fp8_matmul_nt(const at::Tensor& x, const Fp8Matrix& weight, const RowGroups& groups);
