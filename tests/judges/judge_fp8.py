@@ -1,8 +1,7 @@
-"""A base in fp8: logits, losses and the adapter's gradients against PEFT on linear layers that round as ours should.
+"""A base in fp8: logits and the adapter's gradients against PEFT on linear layers that round as ours should.
 
-The judge's products are sums in double of numbers that PyTorch rounded to e4m3, rounded to bf16. All else is in fp32, lest
-what differs between two programs in bf16 moves numbers over the edge between two of e4m3: a few still are, and each moves
-more of them a layer later.
+PyTorch rounds to e4m3 and multiplies. All else is in fp32, lest what differs between two programs in bf16 moves numbers over
+the edge between two of e4m3: a few still are, and each moves more of them a layer later.
 """
 
 import functools
@@ -15,27 +14,33 @@ from transformers import AutoModelForCausalLM
 from judge_model import SMALL_VOCAB, batches_for, judged
 from tune_program import probe
 
-SHARE = 0.1  # of what fp8 changes
+SHARES = {1: 0.02, 3: 0.25}  # of what fp8 changes, by the number of layers
 
 
 def rounded(rows):
     """Each row times 448 / its largest magnitude as e4m3, and that factor's inverse."""
-    largest = rows.float().abs().amax(-1, keepdim=True).clamp(min=1e-12)
-    return (rows.float() * (448 / largest)).to(torch.float8_e4m3fn).double(), (largest / 448).double()
+    largest = rows.abs().amax(-1, keepdim=True).clamp(min=1e-12)
+    return (rows * (448 / largest)).to(torch.float8_e4m3fn), largest / 448
+
+
+def product(rows, weight, scales):
+    values, of_rows = rounded(rows.flatten(0, -2))
+    result = torch._scaled_mm(values, weight.T, scale_a=of_rows, scale_b=scales, out_dtype=torch.bfloat16)
+    exact = (values.double() @ weight.double().T * of_rows * scales).bfloat16()
+    assert (result != exact).float().mean() < 0.01, "its sums aren't rounded once"
+    return result.to(rows.dtype).view(*rows.shape[:-1], -1)
 
 
 class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, scales):
         ctx.save_for_backward(weight, scales)
-        values, of_rows = rounded(x)
-        return (values @ weight.T * of_rows * scales.T).bfloat16().to(x.dtype)
+        return product(x, weight, scales.T.contiguous())
 
     @staticmethod
     def backward(ctx, gradient):
         weight, scales = ctx.saved_tensors
-        values, of_rows = rounded(gradient.float() * scales.T.float())
-        return (values @ weight * of_rows).bfloat16().to(gradient.dtype), None, None
+        return product(gradient * scales.T, weight.T.contiguous(), torch.ones(1, weight.shape[1])), None, None
 
 
 class Together:
@@ -73,9 +78,8 @@ def peft_on(folder, fp8, adapter):
 
 
 def everything_of(model, batches):
-    logits, losses = judged(model, batches)
+    logits, _ = judged(model, batches)
     everything = {f"logits.{i}": rows for i, rows in enumerate(logits)}
-    everything |= {f"loss.{i}": torch.tensor([loss]) for i, loss in enumerate(losses)}
     gradients = {name.replace(".default", ""): p.grad for name, p in model.named_parameters() if p.requires_grad}
     return everything | {f"gradient.{name}": gradient for name, gradient in gradients.items()}
 
@@ -87,16 +91,17 @@ def distance(a, b, kind):
     return (difference / norm).item()
 
 
+@pytest.mark.parametrize("layers", SHARES)
 @pytest.mark.parametrize("name", ["llama-mha", "llama-gqa", "mistral-window"])
-def test_a_base_in_fp8_computes_as_pytorch_rounds(name, tiny, rng, tmp_path):
-    folder = tiny(name, vocab_size=SMALL_VOCAB, num_hidden_layers=2)
+def test_a_base_in_fp8_computes_as_pytorch_rounds(name, layers, tiny, rng, tmp_path):
+    folder = tiny(name, vocab_size=SMALL_VOCAB, num_hidden_layers=layers)
     batches = batches_for(rng, SMALL_VOCAB)
     fp8, exact = (everything_of(peft_on(folder, is_fp8, tmp_path / "adapter"), batches) for is_fp8 in (True, False))
     adapter = {"r": 5, "alpha": 15, "targets": ["all-linear"], "init": str(tmp_path / "adapter")}
     request = {"model": str(folder), "batches": batches, "adapter": adapter, "fp8_base": True}
     ours = probe(request, tmp_path / "out.safetensors")
-    assert {key for key in ours if not key.startswith("value.")} == set(fp8)
-    for kind in ("logits", "loss", "gradient"):
+    assert {key for key in ours if not key.startswith(("value.", "loss."))} == set(fp8)
+    for kind in ("logits", "gradient"):
         off, all_of_fp8 = distance(ours, fp8, kind), distance(exact, fp8, kind)
         print(f"{kind}: off by {off:.1e}; fp8 changes {all_of_fp8:.1e}")
-        assert off <= SHARE * all_of_fp8
+        assert off <= SHARES[layers] * all_of_fp8
