@@ -20,10 +20,11 @@ namespace {
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
-// With --device-memory a GPU is asked about, whether or not there is one here; auto means what `tune run` would choose.
-Device planned_device(Device wanted, bool device_memory_given) {
-  if (wanted != Device::automatic) return wanted;
-  return device_memory_given || gpu_expected() ? Device::cuda : Device::cpu;
+// With --device-memory or fp8 a GPU is asked about, whether or not there is one here; auto means what `tune run` would
+// choose.
+Device planned_device(const TrainOptions& train, bool device_memory_given) {
+  if (train.device != Device::automatic) return train.device;
+  return device_memory_given || train.precision == Precision::fp8 || gpu_expected() ? Device::cuda : Device::cpu;
 }
 
 nlohmann::ordered_json json_of(const Plan& plan, Device device) {
@@ -94,7 +95,7 @@ std::vector<StagePlan> plans_of(const Stages& all, std::int64_t ranks, bool devi
   std::vector<StagePlan> plans;
   for (std::size_t i = first; i < end; ++i) {
     Recipe recipe = as_it_is_now(all, i);
-    recipe.train.device = planned_device(recipe.train.device, device_memory_given);
+    recipe.train.device = planned_device(recipe.train, device_memory_given);
     Plan plan = checked_plan(recipe, ranks, Purpose::planning);
     plans.push_back({std::move(recipe), std::move(plan), all.listed ? title_of(all, i) : ""});
   }

@@ -12,10 +12,7 @@ namespace {
 constexpr std::int64_t kPreparedBytes = 75 << 20;  // oneDNN's prepared products
 constexpr std::int64_t kCublasBytes = 40 << 20;    // its workspace, as train.deterministic asks for it
 
-// fp8 is computed nowhere else.
-bool on_cuda(const Recipe& recipe) {
-  return recipe.train.device == Device::cuda || recipe.train.precision == Precision::fp8;
-}
+bool on_cuda(const Recipe& recipe) { return recipe.train.device == Device::cuda; }
 
 // Rows of logits that exist at a time: train/kernels/cross_entropy.cpp.
 std::int64_t logit_rows(const Recipe& recipe, std::int64_t tokens) {
