@@ -107,7 +107,7 @@ void RunCheckpoints::save(std::int64_t step, const std::map<std::string, std::st
   const BackgroundSave::Write write = decoder_.trains_slices() ? part_writer(step, best) : whole_writer(best);
   if (!write) return;
   std::vector<at::Tensor> host;
-  if (!adapter_ && decoder_.options().device == "cpu")
+  if (!adapter_ && optimizer_.state_is_on_host())
     write(state(step, facts, host));
   else
     background_.begin(state(step, facts, host), write);

@@ -39,6 +39,7 @@ Recipe without_harmless_keys(Recipe recipe) {
   recipe.exports.clear();
   recipe.output_dir.clear();
   recipe.data.cache_dir.clear();
+  recipe.train.offload_optimizer = false;
   // What lies there is known by its hash, wherever it lies.
   recipe.model.base_model.clear();
   recipe.adapter.init_adapter.clear();

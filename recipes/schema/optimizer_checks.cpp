@@ -54,12 +54,23 @@ void weights_rounded_at_random_are_trained_ones_in_bf16(const Recipe& recipe, Re
     refuse(fmt::format("the weights are of {}", spelling(dtype)), "leave it out, or write precision: bf16");
 }
 
+void what_is_offloaded_is_large(const Recipe& recipe, Reading& reading) {
+  const OptimizerType optim = recipe.train.optim;
+  if (!recipe.train.offload_optimizer || optim == OptimizerType::adamw || optim == OptimizerType::adamw_8bit) return;
+  reading.problems.add(
+      reading.place_of("train.offload_optimizer"),
+      fmt::format("offload_optimizer is true, but optim is {}, {}", spelling(optim),
+                  optim == OptimizerType::sgd ? "which has no state" : "whose state is a number a row and column"),
+      "leave it out, or write optim: adamw or adamw_8bit");
+}
+
 }  // namespace
 
 void check_optimizer_combinations(const Recipe& recipe, Reading& reading) {
   updates_in_the_backward_pass_are_final(recipe, reading);
   adafactor_needs_whole_matrices(recipe, reading);
   weights_rounded_at_random_are_trained_ones_in_bf16(recipe, reading);
+  what_is_offloaded_is_large(recipe, reading);
 }
 
 }  // namespace tune

@@ -117,7 +117,9 @@ def inputs_of(name, published, rng, root):
     environment = {"TUNE_MODELS": str(root / "models"), "TUNE_DATA": str(root), "OMP_NUM_THREADS": "1"}
     # half a pair teaches nothing
     of_pairs = [f"stages[{i}].data.overflow=drop" for i, stage in enumerate(recipe.get("stages", [])) if stage["stage"] == "dpo"]
-    return environment, of_pairs, root / "models" / folder
+    # a step of one micro-batch
+    undivided = ["train.per_device_train_batch_size=2"] if recipe.get("train", {}).get("optimizer_in_backward") else []
+    return environment, of_pairs + undivided, root / "models" / folder
 
 
 def check_export(kind, quant, output, base):

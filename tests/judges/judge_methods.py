@@ -182,6 +182,46 @@ def test_updates_in_the_backward_pass_are_those_after_it(train, tiny, rng, tmp_p
     expect_the_same()
 
 
+IN_BACKWARD = {"adapter": {"type": "none"}, "train": {"precision": "bf16", "bf16_stochastic_round": True, "optimizer_in_backward": True, "max_grad_norm": 0}}
+OFFLOADED = {
+    "lora": {"train": {"weight_decay": 0.1}},
+    "full": {"adapter": {"type": "none"}, "train": {"precision": "bf16", "optim": "adamw_8bit", "weight_decay": 0.1}},
+    "in-backward": IN_BACKWARD,
+    "shard": {"adapter": {"type": "none"}, "train": {"optim": "adamw_8bit", "per_device_train_batch_size": 2}, "distributed": {"strategy": "shard"}},
+}
+
+
+@pytest.mark.parametrize("case", OFFLOADED)
+def test_an_offloaded_optimizer_does_the_same(case, tiny, rng, tmp_path):
+    """To the last bit, also where the one goes on from the other's checkpoint."""
+    model, rows = tiny("llama-gqa-tied"), write_chats(tmp_path / "rows.jsonl", rng, 12)
+    sections = OFFLOADED[case]
+    train = {"max_steps": FEW_STEPS, "learning_rate": FULL_LEARNING_RATE, **sections["train"]}
+    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_for(
+        model, rows, tmp_path / "plain", **{**sections, "train": train}, save={"save_steps": FEW_STEPS // 2}
+    ))  # fmt: skip
+    ranks = ["--nproc=2"] if case == "shard" else []
+
+    def run(output, offloaded):
+        changes = ["--set", f"output_dir={tmp_path / output}", "--set", f"train.offload_optimizer={offloaded}"]
+        return tune("run", "--recipe", recipe, *changes, *ranks).stderr
+
+    def result(output):
+        folder = tmp_path / output / f"checkpoint-{FEW_STEPS}"
+        files = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+        assert len(files) >= 2
+        return files, [(line["loss"], line["grad_norm"]) for line in steps(tmp_path / output)]
+
+    run("plain", "false")
+    run("offloaded", "true")
+    assert result("offloaded") == result("plain")
+    for output, now in (("plain", "true"), ("offloaded", "false")):
+        shutil.rmtree(tmp_path / output / f"checkpoint-{FEW_STEPS}")
+        shutil.rmtree(tmp_path / output / "final", ignore_errors=True)
+        assert f"going on from {tmp_path / output / f'checkpoint-{FEW_STEPS // 2}'}" in run(output, now)
+    assert result("offloaded") == result("plain")
+
+
 def test_rounded_at_random_bf16_weights_learn_as_with_masters(tiny, rng, tmp_path):
     """At a rate whose updates are mostly smaller than half a step of bf16: rounded to the nearest they are lost."""
     schedule = Schedule(1e-4)

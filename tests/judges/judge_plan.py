@@ -18,6 +18,9 @@ CASES = {
     "full-fp32": dict(adapter={"type": "none"}, train={"precision": "fp32"}),
     "full-bf16": dict(adapter={"type": "none"}, train={"precision": "bf16"}),
     "full-bf16-in-backward": dict(adapter={"type": "none"}, train={"precision": "bf16", "optimizer_in_backward": True, "max_grad_norm": 0}),
+    "full-fp32-offload": dict(adapter={"type": "none"}, train={"precision": "fp32", "optim": "adamw_8bit", "offload_optimizer": True}),
+    "full-bf16-offload": dict(adapter={"type": "none"}, train={"precision": "bf16", "optimizer_in_backward": True, "max_grad_norm": 0,
+                                                               "bf16_stochastic_round": True, "offload_optimizer": True}),
     "full-bf16-smallest": dict(adapter={"type": "none"}, train={"precision": "bf16", "optimizer_in_backward": True, "max_grad_norm": 0,
                                                                 "optim": "adafactor", "bf16_stochastic_round": True}),
 }

@@ -161,6 +161,13 @@ TEST(Checks, SayWhatCannotGoTogether) {
        "r.yaml:4:16: optim is adafactor, whose rows and columns strategy shard cuts apart; write adamw_8bit, or leave "
        "strategy out"},
       {kLeast + "train: {optim: adafactor}\ndistributed: {strategy: shard}", ""},
+      {kLeast + "train: {optim: sgd, offload_optimizer: true}",
+       "r.yaml:3:40: offload_optimizer is true, but optim is sgd, which has no state; leave it out, or write optim: "
+       "adamw or adamw_8bit"},
+      {kLeast + "train: {offload_optimizer: true, optim: adafactor}",
+       "r.yaml:3:28: offload_optimizer is true, but optim is adafactor, whose state is a number a row and column; "
+       "leave it out, or write optim: adamw or adamw_8bit"},
+      {kLeast + "train: {offload_optimizer: true, optim: adamw_8bit}", ""},
       {kLeast + "train: {bf16_stochastic_round: true}",
        "r.yaml:3:32: bf16_stochastic_round is true, but adapter.type is lora: an adapter has fp32 masters; leave it "
        "out, or write adapter.type: none"},

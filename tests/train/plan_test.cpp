@@ -189,6 +189,30 @@ TEST(Plan, UpdatesInTheBackwardPassHoldOneLayersGradients) {
   EXPECT_EQ(bytes_of(make_plan(recipe, kLlama2_7b, nullptr), "optimizer"), 4 * 32 * (layer - 2 * 4096 + 7 * 2 * 8));
 }
 
+TEST(Plan, WhatIsOffloadedIsTheHosts) {
+  Recipe recipe = small_recipe();
+  recipe.adapter.type = AdapterType::none;
+  recipe.train.offload_optimizer = true;
+  // Every other tensor goes through one of the buffers: both tables, which are the 1st and the 291st, through one.
+  const std::int64_t state = 8 * total_parameters(kLlama2_7b), buffers = 8 * (32000 * 4096 + 4096 * 11008);
+  const Plan host = make_plan(recipe, kLlama2_7b, nullptr);
+  EXPECT_EQ(bytes_of(host, "optimizer"), state);
+  EXPECT_EQ(bytes_of(host, "optimizer on its way"), buffers);
+  EXPECT_TRUE(host.host_memory.empty());
+  recipe.train.device = Device::cuda;
+  const Plan gpu = make_plan(recipe, kLlama2_7b, nullptr);
+  EXPECT_EQ(bytes_of(gpu, "optimizer"), 0);
+  EXPECT_EQ(bytes_of(gpu, "optimizer on its way"), buffers);
+  EXPECT_EQ(gpu.host_memory.at(0).bytes, state);
+  recipe.train.offload_optimizer = false;
+  const Plan whole = make_plan(recipe, kLlama2_7b, nullptr);
+  EXPECT_EQ(whole.peak_bytes() - gpu.peak_bytes(), state - buffers);
+  EXPECT_TRUE(whole.host_memory.empty());
+  recipe.train.offload_optimizer = true;
+  recipe.adapter = {.lora_r = 8};
+  EXPECT_EQ(bytes_of(make_plan(recipe, kLlama2_7b, nullptr), "optimizer on its way"), 8 * 2 * 8 * 11008);
+}
+
 TEST(Plan, EvaluationCountsWhereItNeedsMoreThanTraining) {
   Recipe recipe = small_recipe();
   recipe.data.eval_datasets = {{.path = "eval.jsonl"}};

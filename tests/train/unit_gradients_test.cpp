@@ -26,13 +26,15 @@ class UpdatesInBackward : public ::testing::Test {
   }
 
   // Three steps of both come to the same weights and optimizer state, to the bit.
-  static void expect_the_same(const ModelConfig& config, const DecoderOptions& options, TrainOptions train) {
+  static void expect_the_same(const ModelConfig& config, const DecoderOptions& options, TrainOptions train,
+                              bool offload = false) {
     const auto plain = make(config, options, false), other = make(config, options, true);
     EXPECT_FALSE(other->has_keeper());
     EXPECT_FALSE(other->trains_slices());
     train.bf16_stochastic_round = options.bf16_stochastic_round;
     TrainOptions in_backward = train;
     in_backward.optimizer_in_backward = true;
+    in_backward.offload_optimizer = offload;
     const auto one = make_optimizer(plain->trained(), train), two = make_optimizer(other->trained(), in_backward);
     for (std::int64_t step = 0; step < 3; ++step) {
       const auto expected = lone_step(*plain, *one, {document(12, static_cast<int>(step))}, train, step, 3);
@@ -64,6 +66,14 @@ TEST_F(UpdatesInBackward, AreTheUpdatesAfterIt) {
                          .gradient_checkpointing = checkpointing,
                          .bf16_stochastic_round = checkpointing && tied},
                         settings(optimizer));
+}
+
+TEST_F(UpdatesInBackward, FetchWhatIsOffloaded) {
+  for (const OptimizerType optimizer : {OptimizerType::adamw, OptimizerType::adamw_8bit})
+    for (const bool tied : {false, true})
+      expect_the_same(three_layers(tied, 0),
+                      {.dtype = Dtype::bf16, .adapter = {.type = AdapterType::none}, .bf16_stochastic_round = tied},
+                      settings(optimizer), /*offload=*/true);
 }
 
 TEST_F(UpdatesInBackward, LeaveFrozenRoutersAlone) {

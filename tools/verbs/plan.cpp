@@ -27,11 +27,17 @@ Device planned_device(const TrainOptions& train, bool device_memory_given) {
   return device_memory_given || train.precision == Precision::fp8 || gpu_expected() ? Device::cuda : Device::cpu;
 }
 
+nlohmann::ordered_json json_of(const std::vector<MemoryItem>& items) {
+  nlohmann::ordered_json memory = nlohmann::ordered_json::object();
+  for (const MemoryItem& item : items) memory[item.name] = item.bytes;
+  return memory;
+}
+
 nlohmann::ordered_json json_of(const Plan& plan, Device device) {
-  nlohmann::ordered_json memory;
-  for (const MemoryItem& item : plan.memory) memory[item.name] = item.bytes;
-  const nlohmann::ordered_json rank = {
-      {"device", device == Device::cuda ? "cuda" : "cpu"}, {"peak_bytes", plan.peak_bytes()}, {"memory", memory}};
+  const nlohmann::ordered_json rank = {{"device", device == Device::cuda ? "cuda" : "cpu"},
+                                       {"peak_bytes", plan.peak_bytes()},
+                                       {"memory", json_of(plan.memory)},
+                                       {"host_memory", json_of(plan.host_memory)}};
   return {{"steps", plan.steps},
           {"steps_per_epoch", plan.steps_per_epoch},
           {"tokens_per_epoch", plan.tokens_per_epoch},
@@ -41,18 +47,30 @@ nlohmann::ordered_json json_of(const Plan& plan, Device device) {
           {"ranks", std::vector(static_cast<std::size_t>(plan.ranks), rank)}};
 }
 
+void print_item(const std::string& name, std::int64_t bytes) {
+  fmt::print("  {:<32}{:>9.3f}\n", name, static_cast<double>(bytes) / kGiB);
+}
+
 void print_table(const Plan& plan, Device device) {
+  const std::string whose = plan.ranks > 1 ? fmt::format(" of each of {} ranks", plan.ranks) : "";
   fmt::print("steps                {:>14}   ({} an epoch)\n", plan.steps, plan.steps_per_epoch);
   fmt::print("tokens an epoch      {:>14}\n", plan.tokens_per_epoch);
   fmt::print("largest micro-batch  {:>14}   tokens\n", plan.micro_batch_tokens);
   fmt::print("parameters           {:>14}\n", plan.parameters);
   fmt::print("trained              {:>14}   ({:.2f} %)\n\nmemory {} at the peak, GiB\n", plan.trainable_parameters,
              100.0 * static_cast<double>(plan.trainable_parameters) / static_cast<double>(plan.parameters),
-             fmt::format("{}{}", device == Device::cuda ? "of the GPU" : "of the program",
-                         plan.ranks > 1 ? fmt::format(" of each of {} ranks", plan.ranks) : ""));
-  for (const MemoryItem& item : plan.memory)
-    fmt::print("  {:<32}{:>9.3f}\n", item.name, static_cast<double>(item.bytes) / kGiB);
-  fmt::print("  {:<32}{:>9.3f}\n", "total", static_cast<double>(plan.peak_bytes()) / kGiB);
+             fmt::format("{}{}", device == Device::cuda ? "of the GPU" : "of the program", whose));
+  for (const MemoryItem& item : plan.memory) print_item(item.name, item.bytes);
+  print_item("total", plan.peak_bytes());
+  if (plan.host_memory.empty()) return;
+  fmt::print("\npinned memory of the host{}, GiB\n", whose);
+  for (const MemoryItem& item : plan.host_memory) print_item(item.name, item.bytes);
+}
+
+bool may_be_offloaded(const Recipe& recipe) {
+  const TrainOptions& train = recipe.train;
+  return train.device == Device::cuda && !train.offload_optimizer &&
+         (train.optim == OptimizerType::adamw || train.optim == OptimizerType::adamw_8bit);
 }
 
 // What takes least away from the training comes first.
@@ -61,6 +79,8 @@ std::string remedy_of(const Recipe& recipe, std::int64_t ranks) {
   if (!recipe.train.gradient_checkpointing) ways.emplace_back("set train.gradient_checkpointing: true");
   if (ranks > 1 && recipe.distributed.strategy == Strategy::ddp) ways.emplace_back("set distributed.strategy: shard");
   if (recipe.adapter.type == AdapterType::lora) ways.emplace_back("keep the base in four bits (adapter.type: qlora)");
+  if (!has_adapter(recipe.adapter) && may_be_offloaded(recipe))
+    ways.emplace_back("keep the optimizer's state in the host's memory (train.offload_optimizer: true)");
   if (!has_adapter(recipe.adapter) && ranks == 1 && !recipe.train.optimizer_in_backward)
     ways.emplace_back("update in the backward pass (train.optimizer_in_backward: true)");
   if (!has_adapter(recipe.adapter)) ways.emplace_back("train an adapter (adapter.type: lora or qlora)");

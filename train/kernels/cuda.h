@@ -56,4 +56,8 @@ DeviceFacts device_facts(const at::Device& device);
 /// The current device of this thread from now on: kernels, cuBLAS and NCCL work there.
 void use_device(const at::Device& device);
 
+/// So many bytes of the host's memory that the current device copies from and to by itself. Error{Fault::memory} where
+/// the host has not got them. at::TensorOptions::pinned_memory() rounds up to a power of two, this does not.
+at::Tensor pinned_bytes(std::int64_t bytes);
+
 }  // namespace tune::cuda

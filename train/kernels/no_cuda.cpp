@@ -36,5 +36,6 @@ void adamw_8bit_(at::Tensor&, const at::Tensor&, Moments8bit&, const AdamWStep&)
 void stochastic_round_(at::Tensor&, const at::Tensor&, std::uint64_t, std::int64_t) { refuse(); }
 DeviceFacts device_facts(const at::Device&) { refuse(); }
 void use_device(const at::Device&) { refuse(); }
+at::Tensor pinned_bytes(std::int64_t) { refuse(); }
 
 }  // namespace tune::cuda

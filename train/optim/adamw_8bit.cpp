@@ -21,9 +21,10 @@ class AdamW8bit : public OptimizerBase {
         state.moments = make_moments_8bit(parameter.master);
       else
         state.exp_avg = zeros_for(parameter), state.exp_avg_sq = zeros_for(parameter);
+      offload(tensors_of(state));
       states_.push_back(std::move(state));
     }
-    if (!parameters.empty()) count_ = at::zeros({}, zeros_for(parameters.front()).options());
+    if (!parameters.empty()) count_ = at::zeros({}, parameters.front().master.options().dtype(at::kFloat));
   }
 
  private:
@@ -51,6 +52,13 @@ class AdamW8bit : public OptimizerBase {
     Moments8bit moments;
     at::Tensor exp_avg, exp_avg_sq;  // of what isn't kept in 8 bits
   };
+
+  static HostState::Tensors tensors_of(State& state) {
+    Moments8bit& m = state.moments;
+    if (m.codes_1.defined()) return {&m.codes_1, &m.codes_2, &m.largest_1, &m.largest_2};
+    return {&state.exp_avg, &state.exp_avg_sq};
+  }
+  HostState::Tensors state_of(std::size_t i) override { return tensors_of(states_[i]); }
 
   // Blocks begin where slices do (train/parallel/sharded_weights.cpp), so that other slices are made of the same ones.
   std::vector<Named> named_state() override {

@@ -18,8 +18,9 @@ class AdamW : public OptimizerBase {
     for (const Parameter& parameter : parameters) {
       exp_avg_.push_back(zeros_for(parameter));
       exp_avg_sq_.push_back(zeros_for(parameter));
+      offload({&exp_avg_.back(), &exp_avg_sq_.back()});
     }
-    if (!parameters.empty()) count_ = at::zeros({}, exp_avg_.front().options());
+    if (!parameters.empty()) count_ = at::zeros({}, parameters.front().master.options().dtype(at::kFloat));
   }
 
  private:
@@ -55,6 +56,8 @@ class AdamW : public OptimizerBase {
     }
     return state;
   }
+
+  HostState::Tensors state_of(std::size_t i) override { return {&exp_avg_[i], &exp_avg_sq_[i]}; }
 
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
   at::Tensor count_;  // of steps, as the kernel takes it

@@ -28,6 +28,9 @@ class Optimizer {
   /// weights, not its. The bytes stay valid until the next step.
   virtual std::vector<NamedBytes> state() = 0;
 
+  /// Whether those bytes are the state itself, not a copy of it: on the CPU, or with train.offload_optimizer.
+  virtual bool state_is_on_host() const = 0;
+
   /// Reads each tensor of state() by its name: `read` fills the destination, or throws.
   using Read = std::function<void(std::string_view name, std::span<std::byte> destination)>;
   virtual void restore(const Read& read, std::int64_t steps_done) = 0;

@@ -26,8 +26,24 @@ void OptimizerBase::begin_step(double learning_rate) {
   learning_rate_ = learning_rate;
 }
 
+// What is offloaded is updated from the last one on, as a backward pass completes it: while that computes the next
+// layer's gradients, the state of their last parameter is on its way already.
 void OptimizerBase::update(std::size_t first, std::size_t end) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  if (!host_state_) {
+    update_here(first, end);
+    return;
+  }
+  for (std::size_t i = end; i-- > first;) {
+    host_state_->fetch(i);
+    host_state_->lend(i, state_of(i));
+    if (i > 0) host_state_->fetch(i - 1);
+    update_here(i, i + 1);
+    host_state_->take_back(i, state_of(i));
+  }
+}
+
+void OptimizerBase::update_here(std::size_t first, std::size_t end) {
   if (first == end) return;
   if (options_.bf16_stochastic_round) {
     for (std::size_t i = first; i < end; ++i) update_rounded(i);
@@ -58,6 +74,7 @@ void OptimizerBase::zero_gradients() {
 
 std::vector<NamedBytes> OptimizerBase::state() {
   host_.clear();
+  if (host_state_) host_state_->settle();
   std::vector<NamedBytes> result;
   for (const auto& [name, tensor] : named_state()) {
     host_.push_back(tensor.cpu().contiguous());
@@ -70,14 +87,25 @@ std::vector<NamedBytes> OptimizerBase::state() {
   return result;
 }
 
+bool OptimizerBase::state_is_on_host() const {
+  return host_state_ || parameters_.empty() || parameters_.front().master.is_cpu();
+}
+
 void OptimizerBase::restore(const Read& read, std::int64_t steps_done) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  if (host_state_) host_state_->settle();
   for (auto& [name, tensor] : named_state()) {
     at::Tensor host = at::empty(tensor.sizes(), tensor.scalar_type());
     read(name, {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()});
     at::Tensor(tensor).copy_(host);
   }
   steps_done_ = steps_done;
+}
+
+void OptimizerBase::offload(const HostState::Tensors& state) {
+  if (!options_.offload_optimizer) return;
+  if (!host_state_) host_state_.emplace(state.front()->device());
+  host_state_->add(state);
 }
 
 at::Tensor zeros_for(const Parameter& parameter) {

@@ -1,10 +1,12 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "train/optim/host_state.h"
 #include "train/optim/optimizer.h"
 
 namespace tune {
@@ -21,6 +23,7 @@ class OptimizerBase : public Optimizer {
   void zero_gradients() override;
   std::vector<NamedBytes> state() override;
   void restore(const Read& read, std::int64_t steps_done) override;
+  bool state_is_on_host() const override;
 
  protected:
   using Named = std::pair<std::string, at::Tensor>;
@@ -28,6 +31,11 @@ class OptimizerBase : public Optimizer {
 
   /// Parameter::master, fp32 whatever it is outside of an update, of those parameters.
   virtual void update_masters(std::size_t first, std::size_t end) = 0;
+
+  /// With train.offload_optimizer: `state`, just made for the next parameter, moves to the host. While update_masters()
+  /// updates parameter i, which is the only one then, its state_of(i) are copies on the device.
+  void offload(const HostState::Tensors& state);
+  virtual HostState::Tensors state_of(std::size_t /*i*/) { return {}; }
 
   double rate_of(const Parameter& parameter) const { return learning_rate_ * parameter.rate_scale; }
   double decay_of(const Parameter& parameter) const { return parameter.decays ? options_.weight_decay : 0.0; }
@@ -37,9 +45,11 @@ class OptimizerBase : public Optimizer {
   std::int64_t steps_done_ = 0;  // that of this update counts
 
  private:
+  void update_here(std::size_t first, std::size_t end);
   void update_rounded(std::size_t i);
 
   double learning_rate_ = 0;
+  std::optional<HostState> host_state_;
   std::vector<at::Tensor> host_;
 };
 

@@ -4,6 +4,7 @@
 
 #include "checkpoints/quantize/dynamic_map.h"
 #include "checkpoints/quantize/nf4.h"
+#include "train/plan/offload.h"
 #include "train/plan/process.h"
 
 namespace tune {
@@ -129,13 +130,6 @@ std::int64_t adafactor_values(const Recipe& recipe, const ModelConfig& c) {
   return c.num_hidden_layers * layer + tables * (c.vocab_size + c.hidden_size) + (full ? c.hidden_size : 0);
 }
 
-// What rounding at random has in fp32 at a time.
-std::int64_t largest_in_layer(const ModelConfig& c) {
-  std::int64_t largest = 0;
-  for (const LinearKind& linear : linear_kinds(c)) largest = std::max(largest, linear.out * linear.in);
-  return largest;
-}
-
 // What a product [m, k] [k, n] of fp16 holds on the CPU, which makes it in fp32: both factors, of the second one a
 // block (train/kernels/matmul.cpp), and as much of the result.
 std::int64_t through_fp32_bytes(std::int64_t m, std::int64_t k, std::int64_t n) {
@@ -145,6 +139,12 @@ std::int64_t through_fp32_bytes(std::int64_t m, std::int64_t k, std::int64_t n) 
 }
 
 }  // namespace
+
+std::int64_t largest_in_layer(const ModelConfig& c) {
+  std::int64_t largest = 0;
+  for (const LinearKind& linear : linear_kinds(c)) largest = std::max(largest, linear.out * linear.in);
+  return largest;
+}
 
 std::int64_t optimizer_state_bytes(const Recipe& recipe, const ModelConfig& config) {
   const std::int64_t values = trainable_parameters(config, recipe.adapter, recipe.train.train_router);
@@ -227,7 +227,9 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
   const bool in_backward = recipe.train.optimizer_in_backward;
   if (!in_backward) items.push_back({"gradients", trained * 4 / state_ranks});
   const std::int64_t state = optimizer_state_bytes(recipe, c);
-  items.push_back({"optimizer", state / state_ranks});
+  if (!recipe.train.offload_optimizer || !on_cuda(recipe)) items.push_back({"optimizer", state / state_ranks});
+  if (recipe.train.offload_optimizer)
+    items.push_back({"optimizer on its way", offload_buffer_bytes(recipe, c, state_ranks)});
 
   if (!full && !on_cuda(recipe) && recipe.save.save_steps > 0)  // what is written while training goes on
     items.push_back({"copy for checkpoints", trained * 4 + state});

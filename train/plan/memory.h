@@ -9,6 +9,9 @@ namespace tune {
 /// are too few to count.
 std::int64_t optimizer_state_bytes(const Recipe& recipe, const ModelConfig& config);
 
+/// Values of a layer's largest matrix.
+std::int64_t largest_in_layer(const ModelConfig& config);
+
 /// Bytes a token and layer that the backward pass needs of the forward pass: what LayerTape (train/model/layer.h)
 /// holds.
 std::int64_t tape_bytes_per_token(const ModelConfig& config, const AdapterOptions& adapter, std::int64_t element_bytes);

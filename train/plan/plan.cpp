@@ -10,6 +10,7 @@
 #include "recipes/schema/error.h"
 #include "recipes/schema/lora_shape.h"
 #include "train/plan/memory.h"
+#include "train/plan/offload.h"
 
 namespace tune {
 namespace {
@@ -191,6 +192,7 @@ Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* lo
   if (loader != nullptr && loader->max_micro_batch_tokens() > loader->max_taped_tokens())  // kto's pass before the step
     plan.evaluation_tokens = std::max(plan.evaluation_tokens, loader->max_micro_batch_tokens());
   plan.memory = memory_items(recipe, config, plan);
+  plan.host_memory = host_memory_items(recipe, config, plan.ranks);
   return plan;
 }
 

@@ -27,7 +27,8 @@ struct Plan {
   std::int64_t evaluation_tokens = 0;   // the largest such batch, or micro-batch without gradients; 0 without either
   std::int64_t parameters = 0;
   std::int64_t trainable_parameters = 0;
-  std::vector<MemoryItem> memory;  // at the moment of the peak
+  std::vector<MemoryItem> memory;       // at the moment of the peak
+  std::vector<MemoryItem> host_memory;  // of a GPU's host, pinned; beside the program
   std::int64_t peak_bytes() const;
 };
 
