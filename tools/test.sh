@@ -4,6 +4,8 @@
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 trap 'echo "test.sh: line $LINENO failed: $BASH_COMMAND" >&2' ERR
+# A build that is only tested has code for the oldest and the newest cards; build.sh's own is for those between as well.
+[ -z "${CI:-}" ] || export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-7.5 9.0+PTX}
 TUNE_TEST_REQUIREMENTS=tests/requirements.txt TUNE_TEST_PACKAGES="slurm-wlm munge iproute2" ./tools/build.sh
 ./tools/fetch-quickstart.sh
 if [ -n "${CI:-}" ] && ! grep -q 'NVCC:FILEPATH=/' build/CMakeCache.txt; then
