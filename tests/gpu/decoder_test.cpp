@@ -4,7 +4,6 @@
 #include "tests/gpu/gpu_test.h"
 #include "tests/train/lone_step.h"
 #include "tests/train/random_model.h"
-#include "train/kernels/cuda.h"
 #include "train/objectives/supervised.h"
 #include "train/optim/optimizer.h"
 
@@ -189,7 +188,7 @@ TEST_F(GpuDecoder, TwentyStepsOfLoraFollowTheCpu) {
 }
 
 TEST_F(GpuDecoder, TwentyStepsOverABaseInFp8FollowTheCpu) {
-  if (cuda::device_facts(kGpu).capability < 90) GTEST_SKIP() << "no products in fp8 before compute capability 9.0";
+  if (lacks_fp8()) GTEST_SKIP() << figures_;
   expect_same_curve(kCases[1], Dtype::bf16, kFp8Tolerance, figures_, true);
 }
 

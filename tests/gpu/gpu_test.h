@@ -11,6 +11,7 @@
 
 #include "tests/train/kernels_judging.h"
 #include "train/device.h"
+#include "train/kernels/cuda.h"
 
 namespace tune {
 
@@ -35,7 +36,8 @@ class GpuTest : public KernelTest {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start_;
     std::ofstream(path, std::ios::app) << fmt::format("{}.{}\t{}\t{:.1f}\t{}\n", info->test_suite_name(), info->name(),
                                                       HasFailure() ? "failed" : (IsSkipped() ? "skipped" : "passed"),
-                                                      seconds.count(), IsSkipped() ? "no CUDA device" : figures_);
+                                                      seconds.count(),
+                                                      IsSkipped() && figures_.empty() ? "no CUDA device" : figures_);
   }
 
   /// Keeps the largest of what was measured against what was allowed.
@@ -46,6 +48,13 @@ class GpuTest : public KernelTest {
     const at::Tensor error = (host.to(at::kDouble) - expected.to(at::kDouble)).abs();
     worst_ = std::max(worst_, (error / (bound.to(at::kDouble) + 1e-300)).max().item<double>());
     figures_ = fmt::format("error up to {:.2f} of the bound", worst_);
+  }
+
+  /// Whether the device has no products in fp8, which the table says then.
+  bool lacks_fp8() {
+    if (cuda::device_facts(kGpu).capability >= 90) return false;
+    figures_ = "no products in fp8 before compute capability 9.0";
+    return true;
   }
 
   std::string figures_;

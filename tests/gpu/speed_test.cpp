@@ -49,10 +49,12 @@ PackedBatch batch_of(std::int64_t tokens) {
 }
 
 // What `tune plan` says of it, without what the allocator cannot see.
-double planned_gib(const ModelConfig& config, const AdapterOptions& adapter, std::int64_t tokens, bool checkpointing) {
+double planned_gib(const ModelConfig& config, const AdapterOptions& adapter, std::int64_t tokens, bool checkpointing,
+                   Precision precision) {
   Recipe recipe;
   recipe.adapter = adapter;
   recipe.train.device = Device::cuda;
+  recipe.train.precision = precision;
   recipe.train.deterministic = false;
   recipe.train.gradient_checkpointing = checkpointing;
   recipe.train.per_device_train_batch_size = tokens / kDocument;
@@ -65,7 +67,7 @@ double planned_gib(const ModelConfig& config, const AdapterOptions& adapter, std
 class GpuSpeed : public GpuTest {
  protected:
   /// Steps of at most `tokens` tokens; without recomputation fewer where they do not fit. Then fewer layers.
-  void measure(std::int64_t tokens, bool checkpointing) {
+  void measure(std::int64_t tokens, bool checkpointing, Precision precision = Precision::bf16) {
     auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(at::kCUDA));
     ASSERT_NE(allocator, nullptr);
     const at::Tensor first_use = at::empty({1}, kGpu);
@@ -87,7 +89,8 @@ class GpuSpeed : public GpuTest {
     while (!checkpointing && tokens > kDocument && bytes(tokens) > room) tokens /= 2;
     while (config.num_hidden_layers > 1 && bytes(tokens) > room) --config.num_hidden_layers;
 
-    DecoderOptions options{.dtype = Dtype::bf16, .device = "cuda:0", .adapter = adapter};
+    DecoderOptions options{.dtype = Dtype::bf16, .device = "cuda:0", .fp8_base = precision == Precision::fp8};
+    options.adapter = adapter;
     options.gradient_checkpointing = checkpointing;
     Decoder decoder(config, RandomModel(config, 0.02), options);
     const TrainOptions train{.learning_rate = 1e-4, .lr_scheduler_type = Scheduler::constant};
@@ -117,7 +120,7 @@ class GpuSpeed : public GpuTest {
     const double peak = peak_flops("cuda:0");
     const std::string share = peak > 0 ? fmt::format(" (MFU {:.1f} % of {:.0f})", 100 * flops / peak, peak / 1e12) : "";
     const double memory = static_cast<double>(peak_memory_bytes("cuda:0")) / (1 << 30);
-    const double planned = planned_gib(config, adapter, tokens, checkpointing);
+    const double planned = planned_gib(config, adapter, tokens, checkpointing, precision);
     figures_ = fmt::format(
         "{} layers, {} tokens a step: {:.0f} tokens/s, {:.0f} TFLOP/s{}, peak memory {:.1f} GiB, planned {:.1f} "
         "({:+.0f} "
@@ -129,6 +132,11 @@ class GpuSpeed : public GpuTest {
 };
 
 TEST_F(GpuSpeed, LoraStepOfLlama2With7B) { measure(8 * kDocument, false); }
+
+TEST_F(GpuSpeed, LoraStepOfLlama2With7BInFp8) {
+  if (lacks_fp8()) GTEST_SKIP() << figures_;
+  measure(8 * kDocument, false, Precision::fp8);
+}
 
 TEST_F(GpuSpeed, RecomputingLoraStepOfLlama2With7B) { measure(4 * kDocument, true); }
 
