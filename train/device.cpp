@@ -67,11 +67,11 @@ void require_arithmetic(const std::string& device, Dtype dtype) {
 }
 
 void require_fp8(const std::string& device, const Place& place) {
-  constexpr int kHopper = 90;
+  constexpr int kHopper = 9;
   std::string found = "this is the CPU";
   if (device != "cpu") {
     const cuda::DeviceFacts facts = cuda::device_facts(at::Device(device));
-    if (facts.capability >= kHopper) return;
+    if (facts.capability / 10 == kHopper) return;  // what came after it has other row-wise products, untried here
     found = fmt::format("{} has {}.{}", facts.name, facts.capability / 10, facts.capability % 10);
   }
   throw Error{Fault::recipe, place,

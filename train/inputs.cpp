@@ -8,7 +8,6 @@
 #include "recipes/schema/tell.h"
 #include "train/device.h"
 #include "train/host_arena.h"
-#include "train/kernels/fp8.h"
 #include "train/plan/plan.h"
 
 namespace tune {
@@ -38,17 +37,6 @@ std::vector<std::int32_t> trainable_token_ids(const Recipe& recipe, const ModelC
     ids.push_back(*id);
   }
   return ids;
-}
-
-void require_fp8_products(const Recipe& recipe, const ModelConfig& config, const std::string& device) {
-  const Place place = recipe.place_of("train.precision");
-  require_fp8(device, place);
-  for (const LinearKind& linear : linear_kinds(config))
-    if (linear.name != "gate" && (linear.out % kFp8Multiple != 0 || linear.in % kFp8Multiple != 0))
-      throw Error{Fault::recipe, place,
-                  fmt::format("precision is fp8, whose products take multiples of {}; {} is [{}, {}]", kFp8Multiple,
-                              linear.name, linear.out, linear.in),
-                  "write precision: bf16"};
 }
 
 }  // namespace
@@ -92,11 +80,9 @@ DecoderOptions decoder_options(const Recipe& recipe, const ModelConfig& config, 
   const Dtype dtype = dtype_of(recipe);
   const std::string device = chosen_device(recipe.train.device);
   require_arithmetic(device, dtype);
-  const bool fp8_base = training && recipe.train.precision == Precision::fp8;  // what is handed over computes in bf16
-  if (fp8_base) require_fp8_products(recipe, config, device);
   return {.dtype = dtype,
           .device = device,
-          .fp8_base = fp8_base,
+          .fp8_base = training && recipe.train.precision == Precision::fp8,  // what is handed over computes in bf16
           .adapter = recipe.adapter,
           .trainable_token_ids = trainable_token_ids(recipe, config),
           .training = training,

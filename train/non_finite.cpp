@@ -43,7 +43,8 @@ std::string what_to_try(const TrainOptions& options, Dtype dtype, const StepOutc
     if (options.warmup_steps == 0 && options.warmup_ratio == 0) ways.emplace_back("set train.warmup_ratio: 0.03");
     if (options.max_grad_norm == 0 && !options.optimizer_in_backward) ways.emplace_back("set train.max_grad_norm: 1.0");
   }
-  if (dtype == Dtype::bf16) ways.emplace_back("set train.precision: fp32");
+  if (dtype == Dtype::bf16)
+    ways.emplace_back(options.precision == Precision::fp8 ? "set train.precision: bf16" : "set train.precision: fp32");
   if (dtype == Dtype::fp16) ways.emplace_back("set train.precision: bf16 or fp32");
   if (step > 0 || changed) return fmt::format("{}; earlier checkpoints are intact", fmt::join(ways, ", or "));
   ways.emplace_back("fetch the model again");

@@ -27,7 +27,9 @@
 #include "train/parallel/gradient_sum.h"
 #include "train/parallel/sharded_weights.h"
 #include "train/plan/memory.h"
+#include "train/plan/offload.h"
 #include "train/plan/plan.h"
+#include "train/plan/process.h"
 #include "train/reference.h"
 #include "train/run_checkpoints.h"
 #include "train/run_record.h"
@@ -130,6 +132,7 @@ Run::Run(const Recipe& recipe, const ResumeOption& resume, World& world)
       plan_(plan_of(recipe, inputs_, loader_)),
       record_(recipe, inputs_, plan_, world.rank().count) {
   require_same_inputs(world, record_.facts());
+  require_host_memory(plan_, recipe_.train.optim, world_.rank().local_count, host_memory().available);
   world.enter(Phase::loading);
   const std::optional<LoadedCheckpoint> checkpoint = find_checkpoint(folder_, resume, world_);
   DecoderOptions options = decoder_options(recipe_, inputs_.base.config, true);
@@ -278,7 +281,10 @@ void Run::log(const StepOutcome& outcome, double seconds) {
                     step_, *outcome.loss_scale, scaler_->scale()));
   if (reporter_ == nullptr || (!due(recipe_.logging.logging_steps) && step_ != plan_.steps)) return;
   const double tokens_per_s = static_cast<double>(outcome.tokens) / seconds;
-  const double peak = peak_flops(decoder_->options().device) * static_cast<double>(world_.rank().count);
+  // a peak of bf16 is no measure for products in fp8
+  const double peak = decoder_->options().fp8_base
+                          ? 0
+                          : peak_flops(decoder_->options().device) * static_cast<double>(world_.rank().count);
   reporter_->report(
       {.step = step_,
        .epoch = loader_.epoch_at(step_),
@@ -365,6 +371,8 @@ void Run::save() {
 
 RunResult run_training(const Recipe& recipe, const ResumeOption& resume, World& world) {
   install_stop_signals();
+  if (recipe.train.precision == Precision::fp8)
+    require_fp8(chosen_device(recipe.train.device), recipe.place_of("train.precision"));
   Run run(recipe, resume, world);
   return run.train();
 }

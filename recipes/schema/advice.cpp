@@ -10,7 +10,7 @@ struct KeyAdvice {
 };
 constexpr std::array kKeys = {
     KeyAdvice{"load_in_4bit", "write adapter.type: qlora"},
-    KeyAdvice{"load_in_8bit", "bases are kept in 4 bits: write adapter.type: qlora"},
+    KeyAdvice{"load_in_8bit", "write adapter.type: qlora, which is 4 bits, or on Hopper train.precision: fp8"},
     KeyAdvice{"quantization_bit", "write adapter.type: qlora, which is 4 bits"},
     KeyAdvice{"bnb_4bit_quant_type", "write adapter.type: qlora, which is nf4"},
     KeyAdvice{"bnb_4bit_use_double_quant", "adapter.type: qlora always quantises the scales, too"},
@@ -46,6 +46,7 @@ constexpr std::array kValues = {
     ValueAdvice{"adapter.type", "full", "write none to train all weights"},
     ValueAdvice{"train.optim", "adamw_bnb_8bit", "write adamw_8bit"},
     ValueAdvice{"train.optim", "paged_adamw_8bit", "write adamw_8bit, and train.offload_optimizer: true"},
+    ValueAdvice{"train.optim", "paged_adamw", "write adamw, and train.offload_optimizer: true"},
     ValueAdvice{"train.optim", "paged_adamw_32bit", "write adamw, and train.offload_optimizer: true"},
     ValueAdvice{"train.optim", "adamw_torch", "write adamw"},
     ValueAdvice{"train.optim", "adamw_torch_fused", "write adamw"},

@@ -19,7 +19,7 @@ SHARES = {1: 0.02, 3: 0.25}  # of what fp8 changes, by the number of layers
 
 def rounded(rows):
     """Each row times 448 / its largest magnitude as e4m3, and that factor's inverse."""
-    largest = rows.abs().amax(-1, keepdim=True).clamp(min=1e-12)
+    largest = rows.abs().amax(-1, keepdim=True).clamp(min=1e-30)
     return (rows * (448 / largest)).to(torch.float8_e4m3fn), largest / 448
 
 

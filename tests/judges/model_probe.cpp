@@ -1,6 +1,6 @@
 // What our decoder computes, for the judges: logits, losses and every gradient of one request, as a safetensors file.
 //   model_probe < request.json
-//   {"model": PATH, "dtype": "fp32", "fp8_base": false, "gradient_checkpointing": false, "scale": 1.0, "backward": true,
+//   {"model": PATH, "dtype": "fp32", "fp8_base": false, "gradient_checkpointing": false, "backward": true, "scale": 1,
 //    "adapter": {"r": 4, "alpha": 8, "targets": ["q_proj"], "init": PEFT_FOLDER},     absent: every weight is trained
 //    "batches": [[{"ids": [...], "trained": [0/1 ...]}, ...], ...], "output": FILE}
 //   logits.<batch> [tokens, vocab], loss.<batch> [1] (the sum over trained tokens); of scale * the sum of all losses

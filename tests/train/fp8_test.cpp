@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "recipes/schema/error.h"
 #include "tests/train/lone_step.h"
 #include "tests/train/small_models.h"
+#include "train/device.h"
 #include "train/model/linear.h"
 #include "train/objectives/supervised.h"
 #include "train/parallel/sharded_weights.h"
@@ -100,6 +102,15 @@ TEST(Fp8, ProductsAreThoseOfTheDequantisedMatrix) {
                  weight.values().to(at::kFloat));
 }
 
+// A loss is divided by a step's tokens before it is differentiated, so that gradients are small.
+TEST(Fp8, SmallGradientsKeepTheirDigits) {
+  at::manual_seed(13);
+  const Fp8Matrix weight = random_matrix(48, 80);
+  const at::Tensor dy = at::randn({9, 48});
+  const double small = 0x1p-60;
+  EXPECT_TRUE(at::equal(fp8_matmul_nn(dy * small, weight, {}), fp8_matmul_nn(dy, weight, {}) * small));
+}
+
 TEST(Fp8, EachGroupHasItsOwnMatrix) {
   at::manual_seed(12);
   const Fp8Matrix weight = random_matrix(3 * 32, 64);
@@ -110,6 +121,19 @@ TEST(Fp8, EachGroupHasItsOwnMatrix) {
     const at::Tensor part = fp8_dequantize(weight, group.number * 32, 32);
     expect_product(y.narrow(0, group.first, group.rows), x.narrow(0, group.first, group.rows), part.t());
     expect_product(dx.narrow(0, group.first, group.rows), dy.narrow(0, group.first, group.rows), part);
+  }
+}
+
+TEST(Fp8, IsRefusedOnTheCpu) {
+  try {
+    require_fp8("cpu", {"r.yaml", 7, 3});
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.fault(), Fault::recipe);
+    EXPECT_STREQ(
+        error.what(),
+        "r.yaml:7:3: precision is fp8, whose products need a GPU of compute capability 9.0 (Hopper); this is the "
+        "CPU; write precision: bf16 and, where memory is short, adapter.type: qlora");
   }
 }
 

@@ -3,11 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 
 #include "checkpoints/huggingface/config.h"
 #include "recipes/schema/error.h"
 #include "train/plan/memory.h"
+#include "train/plan/offload.h"
+#include "train/plan/process.h"
 
 namespace tune {
 namespace {
@@ -211,6 +214,66 @@ TEST(Plan, WhatIsOffloadedIsTheHosts) {
   recipe.train.offload_optimizer = true;
   recipe.adapter = {.lora_r = 8};
   EXPECT_EQ(bytes_of(make_plan(recipe, kLlama2_7b, nullptr), "optimizer on its way"), 8 * 2 * 8 * 11008);
+}
+
+std::string refusal_of(const std::function<void()>& planning) {
+  try {
+    planning();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Plan, StateThatTheHostHasNoRoomForIsRefusedBeforeItIsPinned) {
+  Plan plan;
+  plan.host_memory = {{"optimizer", std::int64_t{50} << 30}};
+  const auto refusal = [&](OptimizerType optim, std::int64_t ranks, std::int64_t gib) {
+    return refusal_of([&] { require_host_memory(plan, optim, ranks, gib << 30); });
+  };
+  EXPECT_EQ(refusal(OptimizerType::adamw, 1, 50), "");
+  EXPECT_EQ(refusal(OptimizerType::adamw, 2, 64),
+            "train.offload_optimizer: the optimizer of this host's ranks takes 100.0 GiB of its memory, 64.0 GiB are "
+            "free; write train.optim: adamw_8bit, whose state is a quarter, or take a host with more memory");
+  EXPECT_THAT(refusal(OptimizerType::adamw_8bit, 1, 4), HasSubstr("take a host with more memory"));
+  const HostMemory here = host_memory();
+  EXPECT_GT(here.available, 1 << 20);
+  EXPECT_LE(here.available, here.total);
+}
+
+TEST(Plan, OffloadedAdaptersCountTheLargestRank) {
+  Recipe recipe = small_recipe();
+  recipe.train.offload_optimizer = true;
+  recipe.adapter = {.lora_r = 8, .rank_pattern = {{"layers.3.mlp.down_proj", 64}}};
+  EXPECT_EQ(bytes_of(make_plan(recipe, kLlama2_7b, nullptr), "optimizer on its way"), 8 * 2 * 64 * 11008);
+}
+
+TEST(Plan, ABaseInFp8TakesAByteAWeightAndAScaleARow) {
+  for (const ModelConfig& model : {kLlama2_7b, mixtral()}) {
+    Recipe recipe = small_recipe();
+    recipe.train.device = Device::cuda;
+    const Plan bf16 = make_plan(recipe, model, nullptr);
+    recipe.train.precision = Precision::fp8;
+    const Plan fp8 = make_plan(recipe, model, nullptr);
+    std::int64_t weights = 0, rows = 0;
+    for (const LinearKind& linear : linear_kinds(model))
+      if (linear.name != "gate") weights += linear.count * linear.out * linear.in, rows += linear.count * linear.out;
+    EXPECT_EQ(bytes_of(bf16, "base weights") - bytes_of(fp8, "base weights"),
+              model.num_hidden_layers * (weights - 4 * rows));
+    const std::int64_t active = std::max<std::int64_t>(1, model.num_experts_per_tok),
+                       tokens = fp8.micro_batch_tokens * active;  // that meet an MLP
+    EXPECT_EQ(
+        bytes_of(fp8, "working space") - bytes_of(bf16, "working space"),
+        2 * model.intermediate_size * (model.hidden_size + tokens) + (active > 1 ? 2 * tokens * model.hidden_size : 0));
+    EXPECT_EQ(bytes_of(fp8, "adapter and masters"), bytes_of(bf16, "adapter and masters"));
+  }
+}
+
+TEST(Plan, Fp8RefusesSizesThatItsProductsDoNotTake) {
+  Recipe recipe = small_recipe();
+  recipe.train.precision = Precision::fp8;
+  EXPECT_EQ(refusal_of([&] { make_plan(recipe, config(4096, 2, 32, 32, 11000), nullptr); }),
+            "precision is fp8, whose products take multiples of 16; gate_proj is [11000, 4096]; write precision: bf16");
 }
 
 TEST(Plan, EvaluationCountsWhereItNeedsMoreThanTraining) {

@@ -21,6 +21,7 @@
 #include "tools/verbs/launch_argument.h"
 #include "tools/verbs/verbs.h"
 #include "train/device.h"
+#include "train/plan/process.h"
 
 namespace tune {
 namespace {
@@ -87,23 +88,9 @@ Finding threads() {
   return finding;
 }
 
-// A container's limit; 0 = none.
-std::int64_t cgroup_memory_bytes() {
-  std::int64_t bytes = 0;
-  for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
-    if (std::ifstream(file) >> bytes) return bytes;
-  return 0;
-}
-
 Finding memory() {
   constexpr std::int64_t kEnough = std::int64_t{2} << 30;  // the quickstart's need
-  const auto kilobytes = [](const char* key) -> std::int64_t {
-    const std::string text = value_in("/proc/meminfo", key);
-    return text.empty() ? 0 : std::stoll(text) * 1024;
-  };
-  std::int64_t total = kilobytes("MemTotal");
-  if (const std::int64_t limit = cgroup_memory_bytes(); limit > 0) total = std::min(total, limit);
-  const std::int64_t available = std::min(total, kilobytes("MemAvailable"));
+  const auto [total, available] = host_memory();
   Finding finding{Verdict::good, "memory",
                   fmt::format("{:.1f} GiB, {:.1f} GiB of it free", static_cast<double>(total) / kGiB,
                               static_cast<double>(available) / kGiB)};

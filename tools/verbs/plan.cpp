@@ -78,7 +78,10 @@ std::string remedy_of(const Recipe& recipe, std::int64_t ranks) {
   std::vector<std::string> ways;
   if (!recipe.train.gradient_checkpointing) ways.emplace_back("set train.gradient_checkpointing: true");
   if (ranks > 1 && recipe.distributed.strategy == Strategy::ddp) ways.emplace_back("set distributed.strategy: shard");
-  if (recipe.adapter.type == AdapterType::lora) ways.emplace_back("keep the base in four bits (adapter.type: qlora)");
+  if (recipe.adapter.type == AdapterType::lora)
+    ways.emplace_back(recipe.train.precision == Precision::fp8
+                          ? "keep the base in four bits (adapter.type: qlora, train.precision: bf16)"
+                          : "keep the base in four bits (adapter.type: qlora)");
   if (!has_adapter(recipe.adapter) && may_be_offloaded(recipe))
     ways.emplace_back("keep the optimizer's state in the host's memory (train.offload_optimizer: true)");
   if (!has_adapter(recipe.adapter) && ranks == 1 && !recipe.train.optimizer_in_backward)

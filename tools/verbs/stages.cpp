@@ -85,7 +85,9 @@ std::size_t check_stages(const Stages& all, std::int64_t ranks, std::size_t most
   for (std::size_t i = 0; i < all.recipes.size(); ++i) {
     try {
       Recipe recipe = done == i ? all.recipes[i] : before_its_turn(all, i);
-      recipe.train.device = chosen_device(recipe.train.device) == "cpu" ? Device::cpu : Device::cuda;
+      const std::string device = chosen_device(recipe.train.device);
+      if (recipe.train.precision == Precision::fp8) require_fp8(device, recipe.place_of("train.precision"));
+      recipe.train.device = device == "cpu" ? Device::cpu : Device::cuda;
       Inputs inputs;
       checked_plan(recipe, ranks, Purpose::training, &inputs);
       const bool is_last = i + 1 == all.recipes.size();

@@ -26,8 +26,8 @@ at::Tensor pinned_bytes(std::int64_t bytes) {
     (void)cudaGetLastError();  // or the next call to CUDA would report it again
     throw Error{Fault::memory,
                 {},
-                fmt::format("the host has no {} bytes more that can be pinned for the optimizer's state", bytes),
-                "take a host with more memory, or write train.optim: adamw_8bit, whose state is a quarter of adamw's"};
+                fmt::format("the host has no {} bytes more that can be pinned", bytes),
+                "end other programs on it, or leave train.offload_optimizer out"};
   }
   C10_CUDA_CHECK(result);
   return at::from_blob(

@@ -4,6 +4,7 @@
 
 #include "recipes/schema/error.h"
 #include "train/kernels/cuda.h"
+#include "train/plan/memory.h"
 
 namespace tune {
 namespace {
@@ -62,7 +63,7 @@ at::Tensor Fp8Matrix::scales() const {
 Fp8Matrix make_fp8_matrix(std::int64_t rows, std::int64_t columns, const at::Device& device) {
   TUNE_CHECK(rows % kFp8Multiple == 0 && columns % kFp8Multiple == 0, "[{}, {}] in fp8", rows, columns);
   return {
-      at::zeros({rows * (columns + std::int64_t{sizeof(float)})}, at::TensorOptions().dtype(at::kByte).device(device)),
+      at::empty({rows * (columns + std::int64_t{sizeof(float)})}, at::TensorOptions().dtype(at::kByte).device(device)),
       rows, columns};
 }
 

@@ -38,7 +38,7 @@ __global__ void quantize(const T* x, const float* factors, c10::Float8_e4m3fn* v
 }
 
 // A tile of kTile x kTile bytes, read and written in words of 16, of which each thread has one. The pitch keeps the
-// bytes of a column in different banks.
+// bytes of a thread's column in different banks.
 constexpr int kTile = 64, kWord = 16, kPitch = kTile + 4;
 
 __global__ void transpose(const std::uint8_t* from, std::uint8_t* to, std::int64_t rows, std::int64_t columns) {

@@ -140,6 +140,17 @@ std::int64_t through_fp32_bytes(std::int64_t m, std::int64_t k, std::int64_t n) 
 
 }  // namespace
 
+std::int64_t model_ranks(const Recipe& recipe, std::int64_t ranks) {
+  const DistributedOptions& distributed = recipe.distributed;
+  if (distributed.strategy != Strategy::shard) return 1;
+  return distributed.shard_size > 0 ? std::min(distributed.shard_size, ranks) : ranks;
+}
+
+// Adapters are small: every rank has them whole.
+std::int64_t state_ranks(const Recipe& recipe, std::int64_t ranks) {
+  return has_adapter(recipe.adapter) ? 1 : model_ranks(recipe, ranks);
+}
+
 std::int64_t largest_in_layer(const ModelConfig& c) {
   std::int64_t largest = 0;
   for (const LinearKind& linear : linear_kinds(c)) largest = std::max(largest, linear.out * linear.in);
@@ -210,30 +221,28 @@ std::vector<MemoryItem> memory_items(const Recipe& recipe, const ModelConfig& c,
     items = {{"CUDA context, about", kCudaContextBytes}, {"cuBLAS", kCublasBytes}};
   else
     items = {{"program", program_bytes()}};
-  const std::int64_t of_a_copy = recipe.distributed.shard_size > 0 ? recipe.distributed.shard_size : plan.ranks;
-  const bool sharded = recipe.distributed.strategy == Strategy::shard && plan.ranks > 1 && of_a_copy > 1;
-  const std::int64_t ranks = sharded ? of_a_copy : 1,  // that share the model
-      state_ranks = full ? ranks : 1;                  // adapters are small: every rank has them whole
+  const std::int64_t ranks = model_ranks(recipe, plan.ranks), of_state = state_ranks(recipe, plan.ranks);
+  const bool sharded = ranks > 1;
   const Weights weights = weights_of(c, recipe, element);
   const std::int64_t outside = (plan.parameters - c.num_hidden_layers * weights.layer) * element;
   items.push_back({"base weights", (outside + c.num_hidden_layers * weights.layer_bytes) / ranks +
                                        c.num_hidden_layers * weights.beside_bytes});
   if (full && element != 4 && !recipe.train.bf16_stochastic_round)
-    items.push_back({"fp32 masters", trained * 4 / state_ranks});
+    items.push_back({"fp32 masters", trained * 4 / of_state});
   if (!full)
     items.push_back({"adapter and masters", trained * (element == 4 ? 4 : 6) +
                                                 (width_of_a_rank(recipe.adapter) - 1) * trained * element +
                                                 dense_b_bytes(c, recipe.adapter, element)});
   const bool in_backward = recipe.train.optimizer_in_backward;
-  if (!in_backward) items.push_back({"gradients", trained * 4 / state_ranks});
+  if (!in_backward) items.push_back({"gradients", trained * 4 / of_state});
   const std::int64_t state = optimizer_state_bytes(recipe, c);
-  if (!recipe.train.offload_optimizer || !on_cuda(recipe)) items.push_back({"optimizer", state / state_ranks});
+  if (!recipe.train.offload_optimizer || !on_cuda(recipe)) items.push_back({"optimizer", state / of_state});
   if (recipe.train.offload_optimizer)
-    items.push_back({"optimizer on its way", offload_buffer_bytes(recipe, c, state_ranks)});
+    items.push_back({"optimizer on its way", offload_buffer_bytes(recipe, c, of_state)});
 
   if (!full && !on_cuda(recipe) && recipe.save.save_steps > 0)  // what is written while training goes on
     items.push_back({"copy for checkpoints", trained * 4 + state});
-  if (plan.ranks > 1 && state_ranks == 1) items.push_back({"gradient buckets", gradient_bucket_bytes(recipe, c)});
+  if (plan.ranks > 1 && of_state == 1) items.push_back({"gradient buckets", gradient_bucket_bytes(recipe, c)});
 
   const std::int64_t tape = tape_bytes_per_token(c, recipe.adapter, element) * tokens;
   const bool checkpointing = recipe.train.gradient_checkpointing;

@@ -9,6 +9,13 @@ namespace tune {
 /// are too few to count.
 std::int64_t optimizer_state_bytes(const Recipe& recipe, const ModelConfig& config);
 
+/// Ranks that share one copy of the model, or of what is trained of it: 1 where each has all of it.
+std::int64_t model_ranks(const Recipe& recipe, std::int64_t ranks);
+std::int64_t state_ranks(const Recipe& recipe, std::int64_t ranks);
+
+/// fp8 products take multiples of so many rows and columns (train/kernels/fp8.h).
+inline constexpr std::int64_t kFp8Multiple = 16;
+
 /// Values of a layer's largest matrix.
 std::int64_t largest_in_layer(const ModelConfig& config);
 

@@ -1,8 +1,11 @@
 #include "train/plan/offload.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 
+#include "recipes/schema/error.h"
 #include "train/plan/memory.h"
 
 namespace tune {
@@ -16,8 +19,7 @@ Largest largest_factors(const AdapterOptions& adapter, const ModelConfig& c) {
   const std::vector<std::string> targets = adapted_modules(adapter, c);
   for (const LinearKind& linear : linear_kinds(c))
     if (contains(targets, linear.name))
-      largest =
-          std::max(largest, ranks_of(adapter, c, linear.name) / c.num_hidden_layers * std::max(linear.out, linear.in));
+      largest = std::max(largest, largest_rank_of(adapter, c, linear.name) * std::max(linear.out, linear.in));
   return {largest, largest};
 }
 
@@ -42,9 +44,9 @@ Largest largest_slices(const ModelConfig& c, std::int64_t ranks) {
 
 }  // namespace
 
-std::int64_t offload_buffer_bytes(const Recipe& recipe, const ModelConfig& config, std::int64_t state_ranks) {
+std::int64_t offload_buffer_bytes(const Recipe& recipe, const ModelConfig& config, std::int64_t ranks) {
   const Largest largest = has_adapter(recipe.adapter) ? largest_factors(recipe.adapter, config)
-                          : state_ranks > 1           ? largest_slices(config, state_ranks)
+                          : ranks > 1                 ? largest_slices(config, ranks)
                                                       : largest_weights(recipe, config);
   const auto trained = static_cast<double>(trainable_parameters(config, recipe.adapter, recipe.train.train_router));
   const double bytes_a_value = static_cast<double>(optimizer_state_bytes(recipe, config)) / trained;
@@ -53,10 +55,21 @@ std::int64_t offload_buffer_bytes(const Recipe& recipe, const ModelConfig& confi
 
 std::vector<MemoryItem> host_memory_items(const Recipe& recipe, const ModelConfig& config, std::int64_t ranks) {
   if (!recipe.train.offload_optimizer || recipe.train.device != Device::cuda) return {};
-  const DistributedOptions& distributed = recipe.distributed;
-  const bool shared = distributed.strategy == Strategy::shard && !has_adapter(recipe.adapter);
-  const std::int64_t of_a_copy = distributed.shard_size > 0 ? std::min(distributed.shard_size, ranks) : ranks;
-  return {{"optimizer", optimizer_state_bytes(recipe, config) / (shared ? of_a_copy : 1)}};
+  return {{"optimizer", optimizer_state_bytes(recipe, config) / state_ranks(recipe, ranks)}};
+}
+
+void require_host_memory(const Plan& plan, OptimizerType optim, std::int64_t ranks_of_host, std::int64_t available) {
+  constexpr double kGiB = 1 << 30;
+  for (const MemoryItem& item : plan.host_memory)
+    if (const std::int64_t wanted = item.bytes * ranks_of_host; wanted > available)
+      throw Error{Fault::memory,
+                  {},
+                  fmt::format("train.offload_optimizer: the {} of this host's ranks takes {:.1f} GiB of its memory, "
+                              "{:.1f} GiB are free",
+                              item.name, static_cast<double>(wanted) / kGiB, static_cast<double>(available) / kGiB),
+                  optim == OptimizerType::adamw ? "write train.optim: adamw_8bit, whose state is a quarter, or take a "
+                                                  "host with more memory"
+                                                : "take a host with more memory, or write train.optim: adafactor"};
 }
 
 }  // namespace tune

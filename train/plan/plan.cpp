@@ -44,6 +44,17 @@ void check_patterns(const std::map<std::string, Value>& pattern, const char* nam
   }
 }
 
+// Before anything is loaded or waits for a device.
+void require_fp8_sizes(const Recipe& recipe, const ModelConfig& config) {
+  if (recipe.train.precision != Precision::fp8) return;
+  for (const LinearKind& linear : linear_kinds(config))
+    if (linear.name != "gate" && (linear.out % kFp8Multiple != 0 || linear.in % kFp8Multiple != 0))
+      throw Error{Fault::recipe, recipe.place_of("train.precision"),
+                  fmt::format("precision is fp8, whose products take multiples of {}; {} is [{}, {}]", kFp8Multiple,
+                              linear.name, linear.out, linear.in),
+                  "write precision: bf16"};
+}
+
 }  // namespace
 
 bool contains(const std::vector<std::string>& names, std::string_view name) {
@@ -98,6 +109,13 @@ std::int64_t ranks_of(const AdapterOptions& adapter, const ModelConfig& config, 
   for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
     sum += rank_of(adapter, module_path(layer, linear));
   return sum;
+}
+
+std::int64_t largest_rank_of(const AdapterOptions& adapter, const ModelConfig& config, const std::string& linear) {
+  std::int64_t largest = 0;
+  for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
+    largest = std::max(largest, rank_of(adapter, module_path(layer, linear)));
+  return largest;
 }
 
 double flops_per_token(const ModelConfig& config, const AdapterOptions& adapter) {
@@ -163,6 +181,7 @@ double router_aux_loss_coef(const Recipe& recipe, const ModelConfig& config) {
 
 Plan make_plan(const Recipe& recipe, const ModelConfig& config, const Loader* loader,
                const TokenDataset* evaluation_rows) {
+  require_fp8_sizes(recipe, config);
   Plan plan;
   plan.parameters = total_parameters(config);
   plan.trainable_parameters = trainable_parameters(config, recipe.adapter, recipe.train.train_router);

@@ -50,8 +50,9 @@ std::vector<LinearKind> linear_kinds(const ModelConfig& config);  // in model or
 /// Whether the name is one of them.
 bool contains(const std::vector<std::string>& names, std::string_view name);
 
-/// Sum over the layers of the rank of the adapter of "q_proj".
+/// Sum over the layers of the rank of the adapter of "q_proj", and the largest of them.
 std::int64_t ranks_of(const AdapterOptions& adapter, const ModelConfig& config, const std::string& linear);
+std::int64_t largest_rank_of(const AdapterOptions& adapter, const ModelConfig& config, const std::string& linear);
 
 /// Names of the linear layers ("q_proj", ...) an adapter goes on, in model order. Error{Fault::recipe} for those that
 /// the model doesn't have, for w1 without w3 or the other way round, which PEFT can't load, and for what else of
