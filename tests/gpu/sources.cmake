@@ -11,6 +11,7 @@ list(APPEND gpu_sources train/model/decoder.cpp train/model/dora.cpp train/model
      train/parallel/watch.cpp train/parallel/world.cpp train/non_finite.cpp train/step.cpp train/stop.cpp
      train/device.cpp train/host_arena.cpp checkpoints/weights.cpp checkpoints/huggingface/convert.cpp
      checkpoints/huggingface/model_tensors.cpp checkpoints/training/slice_name.cpp data/batch.cpp data/dealing.cpp data/loader.cpp data/mixing.cpp
-     data/order.cpp data/packing.cpp recipes/schema/error.cpp recipes/schema/tell.cpp)
+     data/order.cpp data/packing.cpp recipes/schema/error.cpp recipes/schema/paths.cpp
+     recipes/schema/tell.cpp)
 # What c10d's headers show; in the whole build train/CMakeLists.txt says it.
 set(c10d_definitions USE_DISTRIBUTED USE_C10D_GLOO USE_C10D_NCCL)
