@@ -4,10 +4,9 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include <cstdlib>
-
 #include "data/sources/stretches.h"
 #include "data_fakes.h"
+#include "reading.h"
 
 namespace tune {
 namespace {
@@ -15,29 +14,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-std::vector<Record> read(const DatasetOptions& options, Part part = Part::training) {
-  RowLog log;
-  const auto source = open_source(options, part, log);
-  std::vector<Record> records;
-  for (Record record; source->next(record); record = {}) records.push_back(record);
-  log.raise();
-  return records;
-}
-
-std::vector<std::string> texts(const DatasetOptions& options, Part part = Part::training) {
-  std::vector<std::string> texts;
-  for (const Record& record : read(options, part)) texts.push_back(record.text);
-  return texts;
-}
-
-// "user: Hi | assistant: Ho"
-std::string told(const Record& record) {
-  std::string text;
-  for (const Message& message : record.messages)
-    text += (text.empty() ? "" : " | ") + message.role + ": " + message.content;
-  return text;
-}
 
 std::string gzipped(const std::string& text) {
   z_stream stream{};
@@ -58,8 +34,6 @@ std::string zstd_packed(const std::string& text) {
   packed.resize(ZSTD_compress(packed.data(), packed.size(), text.data(), text.size(), 3));
   return packed;
 }
-
-DatasetOptions text_options(const std::string& path) { return {.path = path, .type = DatasetType::text}; }
 
 const DatasetOptions kText{.type = DatasetType::text};
 
@@ -472,72 +446,6 @@ TEST_F(Sources, NamesTheLineOfBrokenCsv) {
             "a.csv:2: a double quote is opened in this row and never closed; close it");
   EXPECT_EQ(refusal("a.csv", "prompt,completion\na,\"b\"c\n", options),
             "a.csv:2: there is text behind a closing quote; write a quote inside a field as \"\"");
-}
-
-// ---- Parquet, written by somebody else
-
-TEST_F(Sources, ReadsParquetOfPyarrow) {
-  const std::string python = TUNE_SOURCE_DIR "/.venv/bin/python", path = (folder_ / "a.parquet").string();
-  const std::string script =
-      file("make.py",
-           "import sys, pyarrow as pa, pyarrow.parquet as pq\n"
-           "talk = [[{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': f'Ho {i}'}]"
-           " for i in range(3000)]\n"
-           "pq.write_table(pa.table({'id': list(range(3000)), 'messages': talk,"
-           " 'text': pa.array([f't{i}' for i in range(3000)]).dictionary_encode()}),"
-           " sys.argv[1], compression='zstd', row_group_size=700)\n");
-  if (std::system((python + " " + script + " " + path + " 2>/dev/null").c_str()) != 0)
-    GTEST_SKIP() << "no pyarrow in .venv";
-  const auto rows = read({.path = path});
-  ASSERT_EQ(rows.size(), 3000U);
-  EXPECT_EQ(told(rows[2999]), "user: Hi | assistant: Ho 2999");
-  EXPECT_EQ(rows[2999].place.line, 3000);
-  EXPECT_EQ(texts(text_options(path)).at(1234), "t1234");
-}
-
-TEST_F(Sources, ReadsEveryKindOfParquetTextAndList) {
-  const std::string python = TUNE_SOURCE_DIR "/.venv/bin/python", path = (folder_ / "a.parquet").string();
-  const std::string script =
-      file("make.py",
-           "import sys, pyarrow as pa, pyarrow.parquet as pq\n"
-           "def text(kind): return pa.array(['Hi', 'Ho', None], kind)\n"
-           "turn = pa.struct([('role', pa.string()), ('content', pa.large_string())])\n"
-           "talk = [[{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Ho'}]] * 2 + [None]\n"
-           "columns = {k.replace('_', ''): text(getattr(pa, k)()) for k in ['string_view', 'large_string', 'binary', "
-           "'large_binary', 'binary_view']}\n"
-           "columns |= {'list': pa.array(talk, pa.list_(turn)), 'large': pa.array(talk, pa.large_list(turn)), 'fixed': "
-           "pa.array(talk, pa.list_(turn, 2))}\n"
-           "columns |= {'bad': pa.array([b'\\xff'] * 3), 'n': [1, 2, 3]}\n"
-           "columns |= {'prompt': ['Hi'] * 3, 'completion': ['Ho'] * 3, 'truth': [True, False, None]}\n"
-           "pq.write_table(pa.table(columns), sys.argv[1])\n");
-  if (std::system((python + " " + script + " " + path + " 2>/dev/null").c_str()) != 0)
-    GTEST_SKIP() << "no pyarrow in .venv that writes them";
-  const auto rows_of = [&](DatasetType type, const char* ours, const char* theirs) {
-    RowLog log;
-    const auto source = open_source({.path = path, .type = type, .field_names = {{ours, theirs}}}, Part::training, log);
-    std::string all;
-    for (Record record; source->next(record); record = {})
-      all += record.text + told(record) + (record.label == true ? " +; " : "; ");
-    EXPECT_EQ(log.count(), 1);  // null
-    return all;
-  };
-  for (const char* kind : {"stringview", "largestring", "binary", "largebinary", "binaryview"})
-    EXPECT_EQ(rows_of(DatasetType::text, "text", kind), "Hi; Ho; ") << kind;
-  for (const char* kind : {"list", "large", "fixed"})
-    EXPECT_EQ(rows_of(DatasetType::chat, "messages", kind), "user: Hi | assistant: Ho; user: Hi | assistant: Ho; ")
-        << kind;
-  EXPECT_EQ(rows_of(DatasetType::unpaired_preference, "label", "truth"),
-            "user: Hi | assistant: Ho +; user: Hi | assistant: Ho; ");
-  EXPECT_THAT(error_of([&] {
-                read({.path = path, .type = DatasetType::text, .field_names = {{"text", "bad"}}});
-              }),
-              HasSubstr("a.parquet:1: \"bad\" holds invalid UTF-8 (byte 0)"));
-  EXPECT_THAT(error_of([&] { read({.path = path, .type = DatasetType::text}); }),
-              HasSubstr("a.parquet:1: the row has no \"text\"; it has \"stringview\", \"largestring\""));
-}
-
-TEST_F(Sources, NamesAFileThatIsNoParquet) {
-  EXPECT_THAT(refusal("a.parquet", "no parquet at all"), HasSubstr("a.parquet: can't be read as Parquet: "));
 }
 
 // ---- hold-out
